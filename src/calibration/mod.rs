@@ -1,0 +1,1 @@
+//! Documents, chat templates and token chunks.

@@ -1,0 +1,1 @@
+//! The two devices: wgpu and CPU.

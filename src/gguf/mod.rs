@@ -1,0 +1,1 @@
+//! The GGUF container: values, reader, writer, splits.

@@ -1,0 +1,1 @@
+//! Activation statistics and the two file formats that llama.cpp reads.

@@ -1,0 +1,1 @@
+//! One file per kernel: its dispatch beside its CPU twin. The shader has the same name.

@@ -1,0 +1,1 @@
+//! Divergence between two models.

@@ -1,0 +1,19 @@
+//! `dq-gpu` turns a full-precision language model into the best GGUF of a given size.
+//!
+//! Data flows one way: [`source`] -> [`forward`] (with [`imatrix`] taps) -> [`sensitivity`] -> [`plan`] ->
+//! [`quant`] -> [`gguf`] -> [`kld`]. An earlier step never imports a later one. `docs/architecture.md` is the map.
+
+pub mod arch;
+pub mod calibration;
+pub mod cli;
+pub mod device;
+pub mod forward;
+pub mod gguf;
+pub mod imatrix;
+pub mod kernels;
+pub mod kld;
+pub mod plan;
+pub mod quant;
+pub mod sensitivity;
+pub mod source;
+pub mod tokenizer;

@@ -1,0 +1,1 @@
+//! From errors and sensitivities to a type for each tensor.

@@ -1,0 +1,169 @@
+//! Block formats: one file per format with its layout, decode and encode.
+//! [`GgmlType`] names every type id that llama.cpp's reader accepts as a weight.
+
+use std::fmt;
+
+/// A tensor type of ggml, by its id in the file (`ggml.h`, `enum ggml_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(non_camel_case_types)]
+#[repr(u32)]
+pub enum GgmlType {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q2_K = 10,
+    Q3_K = 11,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
+    IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
+    IQ4_XS = 23,
+    I8 = 24,
+    I16 = 25,
+    I32 = 26,
+    I64 = 27,
+    F64 = 28,
+    IQ1_M = 29,
+    BF16 = 30,
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
+    NVFP4 = 40,
+    Q1_0 = 41,
+    Q2_0 = 42,
+}
+
+/// Name, weights per block, bytes per block.
+const LAYOUT: &[(GgmlType, &str, usize, usize)] = &[
+    (GgmlType::F32, "F32", 1, 4),
+    (GgmlType::F16, "F16", 1, 2),
+    (GgmlType::Q4_0, "Q4_0", 32, 18),
+    (GgmlType::Q4_1, "Q4_1", 32, 20),
+    (GgmlType::Q5_0, "Q5_0", 32, 22),
+    (GgmlType::Q5_1, "Q5_1", 32, 24),
+    (GgmlType::Q8_0, "Q8_0", 32, 34),
+    (GgmlType::Q2_K, "Q2_K", 256, 84),
+    (GgmlType::Q3_K, "Q3_K", 256, 110),
+    (GgmlType::Q4_K, "Q4_K", 256, 144),
+    (GgmlType::Q5_K, "Q5_K", 256, 176),
+    (GgmlType::Q6_K, "Q6_K", 256, 210),
+    (GgmlType::IQ2_XXS, "IQ2_XXS", 256, 66),
+    (GgmlType::IQ2_XS, "IQ2_XS", 256, 74),
+    (GgmlType::IQ3_XXS, "IQ3_XXS", 256, 98),
+    (GgmlType::IQ1_S, "IQ1_S", 256, 50),
+    (GgmlType::IQ4_NL, "IQ4_NL", 32, 18),
+    (GgmlType::IQ3_S, "IQ3_S", 256, 110),
+    (GgmlType::IQ2_S, "IQ2_S", 256, 82),
+    (GgmlType::IQ4_XS, "IQ4_XS", 256, 136),
+    (GgmlType::I8, "I8", 1, 1),
+    (GgmlType::I16, "I16", 1, 2),
+    (GgmlType::I32, "I32", 1, 4),
+    (GgmlType::I64, "I64", 1, 8),
+    (GgmlType::F64, "F64", 1, 8),
+    (GgmlType::IQ1_M, "IQ1_M", 256, 56),
+    (GgmlType::BF16, "BF16", 1, 2),
+    (GgmlType::TQ1_0, "TQ1_0", 256, 54),
+    (GgmlType::TQ2_0, "TQ2_0", 256, 66),
+    (GgmlType::MXFP4, "MXFP4", 32, 17),
+    (GgmlType::NVFP4, "NVFP4", 64, 36),
+    (GgmlType::Q1_0, "Q1_0", 128, 18),
+    (GgmlType::Q2_0, "Q2_0", 64, 18),
+];
+
+impl GgmlType {
+    /// Every type that a GGUF may hold, in the order of their ids.
+    pub fn all() -> impl Iterator<Item = GgmlType> {
+        LAYOUT.iter().map(|row| row.0)
+    }
+
+    /// The type with this id, if llama.cpp's reader knows it.
+    pub fn from_id(id: u32) -> Option<GgmlType> {
+        Self::all().find(|ty| *ty as u32 == id)
+    }
+
+    /// The type with this name, in any case (`q4_k`, `IQ4_XS`, `bf16`).
+    pub fn from_name(name: &str) -> Option<GgmlType> {
+        LAYOUT.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    fn layout(self) -> &'static (GgmlType, &'static str, usize, usize) {
+        LAYOUT.iter().find(|row| row.0 == self).expect("every type has a layout row")
+    }
+
+    /// The name used by llama.cpp, upper case.
+    pub fn name(self) -> &'static str {
+        self.layout().1
+    }
+
+    /// Weights per block.
+    pub fn block_len(self) -> usize {
+        self.layout().2
+    }
+
+    /// Bytes per block, as stored in a GGUF.
+    pub fn block_bytes(self) -> usize {
+        self.layout().3
+    }
+
+    /// Bits per weight.
+    pub fn bpw(self) -> f64 {
+        self.block_bytes() as f64 * 8.0 / self.block_len() as f64
+    }
+
+    /// Bytes of `elements` weights; `elements` must be a multiple of the block length.
+    pub fn bytes_for(self, elements: u64) -> u64 {
+        debug_assert_eq!(elements % self.block_len() as u64, 0);
+        elements / self.block_len() as u64 * self.block_bytes() as u64
+    }
+
+    /// Whether rows of this many columns can be stored in this type.
+    pub fn fits(self, cols: usize) -> bool {
+        cols.is_multiple_of(self.block_len())
+    }
+
+    /// True for block formats, false for plain numbers.
+    pub fn is_quantized(self) -> bool {
+        self.block_len() > 1
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl serde::Serialize for GgmlType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for GgmlType {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        GgmlType::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type: `{name}`")))
+    }
+}
+
+/// A block format that can be decoded and encoded.
+///
+/// `row.len()` is a multiple of the type's block length and `bytes.len()` the exact size of such a row.
+pub trait Format: Sync {
+    fn ty(&self) -> GgmlType;
+    /// Decodes one row, exactly as ggml's `to_float` does.
+    fn decode_row(&self, bytes: &[u8], out: &mut [f32]);
+    /// Encodes one row so that `sum_j importance[j] * (decoded[j] - row[j])^2` is small.
+    /// `importance` holds one non-negative finite weight per column. No NaN is ever written.
+    fn encode_row(&self, row: &[f32], importance: &[f32], bytes: &mut [u8]);
+}

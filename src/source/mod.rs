@@ -1,0 +1,1 @@
+//! Where tensors come from: a Hugging Face folder or a GGUF, presented alike.
