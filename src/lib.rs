@@ -13,6 +13,7 @@ pub mod imatrix;
 pub mod kernels;
 pub mod kld;
 pub mod plan;
+pub mod progress;
 pub mod quant;
 pub mod sensitivity;
 pub mod source;
