@@ -1,1 +1,4 @@
 //! The GGUF container: values, reader, writer, splits.
+
+mod value;
+pub use value::*;
