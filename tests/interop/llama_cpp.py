@@ -13,14 +13,15 @@ from pathlib import Path
 EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 
 
-def run(command: list, log: Path, cwd: Path | None = None) -> str:
+def run(command: list, log: Path) -> str:
     """Run `command`, write what it prints to `log`, return it."""
     done = subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        cwd=cwd,
+        # Threads that wait asleep: spinning ones make a busy machine several times slower.
+        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
         text=True,
         errors="replace",
     )
@@ -62,7 +63,12 @@ def base_logits(programs: Path, model: Path, text: Path, output: Path, ctx: int,
 def divergence(programs: Path, model: Path, base: Path, log: Path, ctx: int, chunks: int = -1) -> dict:
     """KL divergence of `model` from the logits in `base`; keys as in `dq-gpu kld --json`."""
     command = [programs / "llama-perplexity", "-m", model, "-c", ctx, "--chunks", chunks, *EXACT]
-    return parse_divergence(run(command + ["--kl-divergence-base", base, "--kl-divergence", "-t", threads()], log))
+    command += ["--kl-divergence-base", base, "--kl-divergence", "-t", threads()]
+    # Its log thread now and then loses the last lines at exit: run it again then.
+    attempts = 3
+    while "Same top p:" not in (output := run(command, log)) and attempts > 1:
+        attempts -= 1
+    return parse_divergence(output)
 
 
 def parse_divergence(output: str) -> dict:
