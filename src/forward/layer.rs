@@ -50,8 +50,8 @@ impl BatchContext<'_> {
             seq_len: self.seq_len,
             heads,
             head_dim,
-            rot: self.hparams.rope_dims,
-            style: self.hparams.rope_style,
+            rot: self.hparams.rope.rot,
+            style: self.hparams.rope.style,
             inverse,
         }
     }
