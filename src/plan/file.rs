@@ -36,7 +36,7 @@ pub struct Plan {
     pub bpw: f64,
     /// Predicted KL divergence in nats per token; none if a tensor's type was not measured.
     pub predicted_kld: Option<f64>,
-    /// The nearest llama.cpp file type, for `general.file_type`.
+    /// For `general.file_type`: the mixture that was asked for, else the nearest.
     pub file_type: Ftype,
     /// Blake3 of the assignment: see [`Plan::hash_of`].
     pub hash: String,
@@ -79,7 +79,10 @@ impl Plan {
             anyhow::bail!("a planned tensor {why}: `{name}`");
         }
         let data: u64 = tensors.values().map(|tensor| tensor.bytes).sum::<u64>() + analysis.unquantizable_bytes(|n| n);
-        let shapes = analysis.shapes();
+        let file_type = match target {
+            Target::Type(ftype) => ftype,
+            _ => nearest_ftype(types, &analysis.shape, &analysis.shapes()),
+        };
         Ok(Plan {
             version: PLAN_VERSION,
             model: analysis.model.clone(),
@@ -89,7 +92,7 @@ impl Plan {
             bytes: analysis.base_bytes() + tensors.values().map(|tensor| padded(tensor.bytes)).sum::<u64>(),
             bpw: data as f64 * 8.0 / analysis.elements() as f64,
             predicted_kld: tensors.values().map(|tensor| tensor.predicted).sum(),
-            file_type: nearest_ftype(types, &analysis.shape, &shapes),
+            file_type,
             hash: Plan::hash_of(types),
             fallbacks,
             tensors,
