@@ -86,9 +86,23 @@ impl Chunks {
         if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
             tokens.iter_mut().step_by(ctx).for_each(|token| *token = bos);
         }
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let hash = hash(&tokens);
         Self { ctx, tokens, domain, domains, first, hash }
+    }
+
+    /// The first `count` chunks; they are spread evenly over the domains.
+    pub fn prefix(&self, count: usize) -> Self {
+        let count = count.clamp(1, self.len());
+        let tokens = self.tokens[..count * self.ctx].to_vec();
+        let hash = hash(&tokens);
+        Self {
+            ctx: self.ctx,
+            tokens,
+            domain: self.domain[..count].to_vec(),
+            domains: self.domains.clone(),
+            first: self.first[..count].to_vec(),
+            hash,
+        }
     }
 
     /// Number of chunks.
@@ -111,6 +125,11 @@ impl Chunks {
         tokens.iter_mut().step_by(self.ctx).zip(&self.first).for_each(|(token, &first)| *token = first);
         tokens
     }
+}
+
+fn hash(tokens: &[u32]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    blake3::hash(&bytes).to_hex().to_string()
 }
 
 fn check(ctx: usize, limit: Option<usize>) -> Result<()> {

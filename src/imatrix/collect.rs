@@ -61,6 +61,7 @@ impl<'a> Collector<'a> {
             datasets: vec![dataset.to_string()],
             chunk_count: chunks as u32,
             chunk_size: ctx as u32,
+            extra: Vec::new(),
         })
     }
 }

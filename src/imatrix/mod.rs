@@ -4,6 +4,7 @@
 //! there were. Sums and counts add, so files merge. Formats: llama.cpp `common/imatrix-loader.cpp` (reading),
 //! `tools/imatrix/imatrix.cpp` (writing, merging), `tools/quantize/quantize.cpp` (what a missing expert weighs).
 
+pub mod collect;
 mod gguf_file;
 mod legacy;
 

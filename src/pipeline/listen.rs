@@ -24,7 +24,7 @@ pub fn listen(
     progress.begin("importance matrix", stream.work());
     stream.final_states(model, 0..chunks.ctx, &mut collector, progress)?;
     progress.end();
-    collector.finish(dataset, chunks.count(), chunks.ctx)
+    collector.finish(dataset, chunks.len(), chunks.ctx)
 }
 
 /// Learns from one reverse sweep over `sweep` what an error costs in nats; `all` gives the token frequencies.

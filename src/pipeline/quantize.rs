@@ -133,7 +133,7 @@ impl Job<'_> {
             let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
             return Ok(Knowledge { analysis, imatrix, provenance });
         }
-        let sweep = self.calibration.spread(SWEEP_TOKENS / self.calibration.ctx);
+        let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, progress)?;
