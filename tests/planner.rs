@@ -34,7 +34,13 @@ fn analysis(tensors: Vec<TensorAnalysis>) -> Analysis {
         fingerprint: "abc".to_owned(),
         calibration_hash: "def".to_owned(),
         sensitivity: "made up".to_owned(),
-        shape: ModelShape { architecture: "llama".to_owned(), block_count: 4, head_count: 4, head_count_kv: 2, expert_count: 0 },
+        shape: ModelShape {
+            architecture: "llama".to_owned(),
+            block_count: 4,
+            head_count: 4,
+            head_count_kv: 2,
+            expert_count: 0,
+        },
         fixed_bytes: 4096,
         tensors: tensors.into_iter().chain([norm]).collect(),
         ties: Vec::new(),
@@ -403,11 +409,17 @@ fn damaged_plan_files() {
         assert!(text.contains(part) && text.contains("plan.json"), "{text}");
     };
     let q = "blk.0.attn_q.weight";
-    check(&|json| drop(json["tensors"].as_object_mut().unwrap().remove(q)), "no type for the tensor: `blk.0.attn_q.weight`");
+    check(
+        &|json| drop(json["tensors"].as_object_mut().unwrap().remove(q)),
+        "no type for the tensor: `blk.0.attn_q.weight`",
+    );
     check(&|json| json["tensors"]["x.weight"] = json["tensors"][q].clone(), "not in the model: `x.weight`");
     check(&|json| json["tensors"]["output_norm.weight"] = json["tensors"][q].clone(), "never quantized");
     check(&|json| json["tensors"][q]["type"] = "Q9_K".into(), "unknown tensor type: `Q9_K`");
-    check(&|json| json["tensors"]["blk.0.ffn_down.weight"]["type"] = "Q4_K".into(), "rows of 2880 weights do not fit Q4_K");
+    check(
+        &|json| json["tensors"]["blk.0.ffn_down.weight"]["type"] = "Q4_K".into(),
+        "rows of 2880 weights do not fit Q4_K",
+    );
     check(&|json| json["version"] = 9.into(), "plan version 9");
     check(&|json| *json = "text".into(), "not a plan file");
     // An edit by hand is honoured and counted.

@@ -140,7 +140,8 @@ impl Plan {
         let shown = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan: `{shown}`"))?;
         // The version first: a later one may look different.
-        let versioned: Versioned = serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
+        let versioned: Versioned =
+            serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
         ensure!(
             versioned.version == PLAN_VERSION,
             "plan version {} is not the version {PLAN_VERSION} that this program reads: `{shown}`",
