@@ -14,23 +14,23 @@ EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 
 
 def run(command: list, log: Path) -> str:
-    """Run `command`, write what it prints to `log`, return it."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Threads that wait asleep: spinning ones make a busy machine several times slower.
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
-        text=True,
-        errors="replace",
-    )
+    """Run `command` with its output in `log`, return the output."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(done.stdout)
-    if done.returncode != 0:
-        tail = "\n".join(done.stdout.splitlines()[-15:])
-        raise RuntimeError(f"{Path(command[0]).name} failed with {done.returncode}, see {log}:\n{tail}")
-    return done.stdout
+    # Straight into the file: llama.cpp loses what its log thread has not written at exit, and a pipe makes it slow.
+    with log.open("w") as file:
+        status = subprocess.call(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Threads that wait asleep: spinning ones make a busy machine several times slower.
+            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+        )
+    output = log.read_text(errors="replace")
+    if status != 0:
+        tail = "\n".join(output.splitlines()[-15:])
+        raise RuntimeError(f"{Path(command[0]).name} failed with {status}, see {log}:\n{tail}")
+    return output
 
 
 def convert(python: str, converter: Path, model: Path, output: Path, outtype: str) -> None:
@@ -64,8 +64,8 @@ def divergence(programs: Path, model: Path, base: Path, log: Path, ctx: int, chu
     """KL divergence of `model` from the logits in `base`; keys as in `dq-gpu kld --json`."""
     command = [programs / "llama-perplexity", "-m", model, "-c", ctx, "--chunks", chunks, *EXACT]
     command += ["--kl-divergence-base", base, "--kl-divergence", "-t", threads()]
-    # Its log thread now and then loses the last lines at exit: run it again then.
-    attempts = 3
+    # On a busy machine the summary is lost at exit all the same now and then: measure again.
+    attempts = 10
     while "Same top p:" not in (output := run(command, log)) and attempts > 1:
         attempts -= 1
     return parse_divergence(output)
