@@ -94,7 +94,10 @@ fn a_conversation_that_stays_rejected_is_an_error_with_the_template_s_words() {
 #[test]
 fn a_model_without_a_template_gets_the_contents() {
     let template = ChatTemplate::from_source(None, "", "").unwrap();
-    assert_eq!(template.render(&chat(&[("system", "A"), ("user", " B\n"), ("assistant", "C")])).unwrap(), "A\n\nB\n\nC");
+    assert_eq!(
+        template.render(&chat(&[("system", "A"), ("user", " B\n"), ("assistant", "C")])).unwrap(),
+        "A\n\nB\n\nC"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use dq_gpu::gguf::{GgufFile, Metadata, Value};
-use dq_gpu::tokenizer::{Tokenizer, TokenType, gguf_metadata};
+use dq_gpu::tokenizer::{TokenType, Tokenizer, gguf_metadata};
 use serde_json::Value as Json;
 
 fn root() -> PathBuf {
@@ -218,8 +218,19 @@ fn spaces_in_merges_are_escaped() {
 fn llama_cpp_vocabularies_tokenize_as_llama_cpp_expects() {
     let tree = PathBuf::from(std::env::var_os("DQ_GPU_LLAMA_CPP").expect("DQ_GPU_LLAMA_CPP is set"));
     let names = [
-        "llama-bpe", "llama-spm", "phi-3", "qwen2", "qwen35", "deepseek-llm", "deepseek-coder", "falcon", "gpt-2", "mpt",
-        "refact", "starcoder", "command-r",
+        "llama-bpe",
+        "llama-spm",
+        "phi-3",
+        "qwen2",
+        "qwen35",
+        "deepseek-llm",
+        "deepseek-coder",
+        "falcon",
+        "gpt-2",
+        "mpt",
+        "refact",
+        "starcoder",
+        "command-r",
     ];
     for name in names {
         let path = tree.join(format!("models/ggml-vocab-{name}.gguf"));

@@ -46,13 +46,13 @@ impl Chunks {
         }
         let total: usize = domains.iter().map(|(_, stream)| stream.len()).sum();
         pool_small(&mut domains, ctx);
-        ensure!(
-            !domains.is_empty(),
-            "the calibration text has {total} tokens, fewer than one chunk of {ctx}"
-        );
+        ensure!(!domains.is_empty(), "the calibration text has {total} tokens, fewer than one chunk of {ctx}");
         let order = alternate(&domains, ctx, limit);
-        let tokens: Vec<u32> =
-            order.iter().flat_map(|&(domain, chunk)| &domains[domain].1[chunk * ctx..(chunk + 1) * ctx]).copied().collect();
+        let tokens: Vec<u32> = order
+            .iter()
+            .flat_map(|&(domain, chunk)| &domains[domain].1[chunk * ctx..(chunk + 1) * ctx])
+            .copied()
+            .collect();
         let domain = order.iter().map(|&(domain, _)| domain as u16).collect();
         let names = domains.into_iter().map(|(name, _)| name).collect();
         Ok(Self::finish(tokens, domain, names, tokenizer, ctx))
@@ -71,11 +71,7 @@ impl Chunks {
     ) -> Result<Self> {
         check(ctx, limit)?;
         let mut tokens = tokenizer.encode(text.strip_suffix('\n').unwrap_or(text), true, false)?;
-        ensure!(
-            tokens.len() >= 2 * ctx,
-            "the text has {} tokens, fewer than two chunks of {ctx}",
-            tokens.len()
-        );
+        ensure!(tokens.len() >= 2 * ctx, "the text has {} tokens, fewer than two chunks of {ctx}", tokens.len());
         let count = (tokens.len() / ctx).min(limit.unwrap_or(usize::MAX));
         tokens.truncate(count * ctx);
         Ok(Self::finish(tokens, vec![0; count], vec![domain.to_string()], tokenizer, ctx))

@@ -29,7 +29,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Sample>> {
     }
     let mut samples = Vec::new();
     for file in files(path).with_context(at)? {
-        samples.extend(read_file(&file).with_context(|| format!("cannot read calibration text: `{}`", file.display()))?);
+        samples
+            .extend(read_file(&file).with_context(|| format!("cannot read calibration text: `{}`", file.display()))?);
     }
     Ok(samples)
 }
@@ -92,7 +93,11 @@ fn parse(json: &Json, domain: &str) -> Result<Sample> {
     let content = if let Some(list) = json["messages"].as_array().or(json.as_array()) {
         Content::Chat(list.iter().map(|turn| message(turn, "role", "content")).collect::<Result<_>>()?)
     } else if let Some(list) = json["conversations"].as_array().or(json["conversation"].as_array()) {
-        let keys = if list.first().is_some_and(|turn| turn["from"].is_string()) { ["from", "value"] } else { ["role", "content"] };
+        let keys = if list.first().is_some_and(|turn| turn["from"].is_string()) {
+            ["from", "value"]
+        } else {
+            ["role", "content"]
+        };
         Content::Chat(list.iter().map(|turn| message(turn, keys[0], keys[1])).collect::<Result<_>>()?)
     } else if let Some(prompt) = field(&["prompt", "instruction", "question"]) {
         let input = field(&["input"]).filter(|input| !input.is_empty());

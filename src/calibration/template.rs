@@ -117,6 +117,8 @@ fn environment(source: &str) -> Result<Environment<'static>> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
+    // In Python, None is not iterable.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment
         .add_template_owned(NAME, without_generation_marks(source))
         .map_err(|error| anyhow!("the model's chat template does not parse: {error}"))?;

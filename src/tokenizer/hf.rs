@@ -77,7 +77,11 @@ impl Folder {
             tokens,
             types,
             scores: if kind == Kind::SentencePiece { scores } else { Vec::new() },
-            merges: if kind == Kind::ByteLevelBpe { merges.iter().map(|pair| merge_text(pair)).collect() } else { Vec::new() },
+            merges: if kind == Kind::ByteLevelBpe {
+                merges.iter().map(|pair| merge_text(pair)).collect()
+            } else {
+                Vec::new()
+            },
             special: special.ids,
             add: special.add,
             space_prefix: space_prefix(&architecture, kind, &tokenizer_config),
@@ -280,8 +284,19 @@ fn sentencepiece_entries(
 /// Families whose conversion inherits from llama.cpp's `LlamaModel`.
 fn is_llama(architecture: &str) -> bool {
     const FAMILIES: &[&str] = &[
-        "Llama", "LLaMA", "Mistral", "Mixtral", "Ministral", "SmolLM3", "Granite", "Arcee", "Apertus", "VLlama3", "Llava",
-        "Voxtral", "Nanbeige",
+        "Llama",
+        "LLaMA",
+        "Mistral",
+        "Mixtral",
+        "Ministral",
+        "SmolLM3",
+        "Granite",
+        "Arcee",
+        "Apertus",
+        "VLlama3",
+        "Llava",
+        "Voxtral",
+        "Nanbeige",
     ];
     FAMILIES.iter().any(|family| architecture.starts_with(family)) && !architecture.starts_with("Llama4")
 }
@@ -297,7 +312,8 @@ fn space_prefix(architecture: &str, kind: Kind, tokenizer_config: &Json) -> Opti
 fn adjust_special(architecture: &str, config: &Json, entries: &HashMap<u32, Entry>, special: &mut Special) {
     let id = |text: &str| entries.iter().find(|(_, entry)| entry.0 == text).map(|(&id, _)| u64::from(id));
     if architecture.starts_with("Glm4") {
-        for (kind, text) in [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")]
+        for (kind, text) in
+            [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")]
         {
             special.set_id(kind, id(text));
         }

@@ -170,9 +170,8 @@ impl Special {
         if a["Sequence"]["id"] != "A" || b["Sequence"]["id"] != "B" || middle.is_empty() {
             return;
         }
-        let separates = |entry: &Json| {
-            entry["SpecialToken"]["id"].as_str().is_some_and(|text| names.is(&["sep", "eos"], text))
-        };
+        let separates =
+            |entry: &Json| entry["SpecialToken"]["id"].as_str().is_some_and(|text| names.is(&["sep", "eos"], text));
         let add = separates(&middle[0]) && last.is_none() || middle.len() == 2 && separates(&middle[1]);
         self.set_add("sep", add, true);
         if let (true, None, Some(eos)) = (add, names.get("sep"), names.get("eos").map(str::to_string)) {

@@ -99,7 +99,8 @@ impl Vocab {
             "llama" => Kind::SentencePiece,
             _ => bail!("the model's tokenizer is of a kind that is not supported: `{model}`"),
         };
-        let tokens = metadata.strings("tokenizer.ggml.tokens").context("the model file has no list of tokens")?.to_vec();
+        let tokens =
+            metadata.strings("tokenizer.ggml.tokens").context("the model file has no list of tokens")?.to_vec();
         let types = match metadata.get("tokenizer.ggml.token_type") {
             Some(Value::Array(Array::I32(types))) => types.iter().map(|&id| TokenType::from_id(id)).collect(),
             Some(Value::Array(Array::U32(types))) => types.iter().map(|&id| TokenType::from_id(id as i32)).collect(),
@@ -217,7 +218,9 @@ impl Templates {
         let names = metadata.strings("tokenizer.chat_templates").unwrap_or_default();
         let named = names
             .iter()
-            .filter_map(|name| Some((name.clone(), metadata.str(&format!("tokenizer.chat_template.{name}"))?.to_string())))
+            .filter_map(|name| {
+                Some((name.clone(), metadata.str(&format!("tokenizer.chat_template.{name}"))?.to_string()))
+            })
             .collect();
         Self { default: metadata.str("tokenizer.chat_template").map(str::to_string), named }
     }
