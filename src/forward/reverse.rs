@@ -109,7 +109,7 @@ fn head_gradient(
                 let count = normed.positions(batch);
                 normed.with(batch, |x| matmul(device, x, &w, None, &logits, count, false))?;
                 match walk {
-                    0 => sample_gradient::lse_tile(device, state, &logits, count, rows.len())?,
+                    0 => sample_gradient::lse_tile(device, state, &logits, count, rows.len(), rows.start)?,
                     1 => sample_gradient::cdf_tile(device, state, &logits, uniform, count, rows.len(), rows.start)?,
                     _ => {
                         sample_gradient::gradient_tile(device, state, &logits, count, rows.len(), rows.start)?;

@@ -11,5 +11,5 @@ mod write;
 pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
 pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
-pub use prove::{Scoring, prove};
+pub use prove::{Scoring, prove, report};
 pub use write::{Written, write};

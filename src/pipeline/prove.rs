@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::{Divergence, Side, Stream, StreamOptions, diverge};
+use crate::kld::{Report, TokenRecord};
 use crate::progress::Progress;
 use crate::source::Model;
 
@@ -44,4 +45,22 @@ pub fn prove(
     let left = Side { stream: &left, weights: base }.run(scored.clone(), "running the original", progress)?;
     let right = Side { stream: &right, weights: quant }.run(scored.clone(), "running the quantized", progress)?;
     diverge(&left, &right, scored, progress)
+}
+
+/// The statistics of a comparison over `chunks`, in all and by domain.
+pub fn report(divergence: &Divergence, chunks: &Chunks) -> Result<Report> {
+    let records: Vec<TokenRecord> = divergence
+        .tokens
+        .iter()
+        .zip(&divergence.chunks)
+        .map(|(token, chunk)| TokenRecord {
+            kld: token.kld,
+            lp_base: token.lp_base,
+            lp_quant: token.lp_quant,
+            same_top: token.same_top,
+            chunk: *chunk,
+            domain: chunks.domain[*chunk as usize],
+        })
+        .collect();
+    Report::new(&records, &chunks.domains)
 }

@@ -11,7 +11,7 @@ use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
-use crate::kld::stats::Report;
+use crate::kld::Report;
 use crate::plan::{Analysis, Constraints, Plan, Target, solve};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -96,17 +96,17 @@ impl Job<'_> {
             let report = self.measure(writer.readable()?, progress)?;
             clock.lap("prove");
             if let (Some(Target::MaxKld(wanted)), Goal::Target(Target::MaxKld(asked))) = (&mut target, &self.goal)
-                && report.mean_kld > *asked
+                && report.all.mean_kld > *asked
             {
                 if attempt == TIGHTENINGS {
-                    bail!("--max-kld: the file measures {:.6} after {attempt} tighter plans: `{asked}`", report.mean_kld);
+                    bail!("--max-kld: the file measures {:.6} after {attempt} tighter plans: `{asked}`", report.all.mean_kld);
                 }
-                log::warn!("measured KL {:.6} misses {asked}: planning again", report.mean_kld);
-                *wanted *= 0.95 * asked / report.mean_kld;
+                log::warn!("measured KL {:.6} misses {asked}: planning again", report.all.mean_kld);
+                *wanted *= 0.95 * asked / report.all.mean_kld;
                 continue;
             }
-            writer.patch(MEASURED_KLD, Value::F32(report.mean_kld as f32))?;
-            writer.patch(MEASURED_TOKENS, Value::U32(report.tokens as u32))?;
+            writer.patch(MEASURED_KLD, Value::F32(report.all.mean_kld as f32))?;
+            writer.patch(MEASURED_TOKENS, Value::U32(report.all.tokens as u32))?;
             let bytes = writer.finish()?;
             return Ok(Outcome { plan, bytes, report, steps: clock.laps });
         }
