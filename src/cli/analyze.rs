@@ -1,0 +1,59 @@
+//! `dq-gpu analyze`: what every type would cost every tensor.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueHint};
+
+use super::Global;
+use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
+use super::output::{self, AnalyzeReport};
+use super::progress::Bars;
+
+const EXAMPLES: &str = "\
+Examples:
+  dq-gpu analyze ./Qwen3-8B -o qwen3-8b.analysis.json
+  dq-gpu analyze ./Qwen3-8B --imatrix qwen3-8b.imatrix.gguf -o qwen3-8b.analysis.json
+  dq-gpu analyze ./Qwen3-8B --types Q3_K,Q4_K,Q5_K,Q6_K --calibration chats.jsonl -o qwen3-8b.analysis.json";
+
+/// Measure the error of every type for every tensor, and what it costs in KL divergence.
+///
+/// One analysis serves any number of plans: see `dq-gpu plan`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct AnalyzeArgs {
+    /// A Hugging Face folder, or a GGUF (of a split model, any of its files)
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// The analysis to write
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub types: TypeArgs,
+    #[command(flatten)]
+    pub text: CalibrationArgs,
+    /// Importance matrix, ours or llama.cpp's, instead of one made from the calibration text
+    #[arg(long, value_name = "FILE", help_heading = "Text", value_hint = ValueHint::FilePath)]
+    pub imatrix: Option<PathBuf>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
+    common::require("model", [&args.model])?;
+    common::require("importance matrix", &args.imatrix)?;
+    common::require("calibration text", &args.text.calibration)?;
+    let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.text.calibration);
+    common::check_output(&args.output, inputs)?;
+    let bars = global.bars()?;
+    let report = work(args, &bars)?;
+    output::print(global, &report)
+}
+
+/// The call into the library.
+fn work(_args: &AnalyzeArgs, _bars: &Bars) -> Result<AnalyzeReport> {
+    anyhow::bail!("this build cannot analyze yet")
+}

@@ -1,0 +1,78 @@
+//! `dq-gpu imatrix`: the importance matrix alone.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::Global;
+use super::common::{self, CalibrationArgs, DeviceArgs};
+use super::output::{self, ImatrixReport};
+use super::progress::Bars;
+
+const EXAMPLES: &str = "\
+Examples:
+  dq-gpu imatrix ./Qwen3-8B -o qwen3-8b.imatrix.gguf
+  dq-gpu imatrix ./Qwen3-8B --calibration chats.jsonl books/ --chunks 200 -o qwen3-8b.imatrix.gguf
+  dq-gpu imatrix qwen3-8b-bf16.gguf --calibration wiki.txt -o imatrix.dat
+  dq-gpu imatrix --merge a.gguf b.dat -o both.gguf";
+
+/// Learn from text how much each weight column of a model matters.
+///
+/// `llama-quantize --imatrix` takes the result, and `dq-gpu quantize --imatrix` takes llama.cpp's files.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ImatrixArgs {
+    /// A Hugging Face folder, or a GGUF; may be left out with --merge
+    #[arg(required_unless_present = "merge", value_hint = ValueHint::AnyPath)]
+    pub model: Option<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Format of the file [default: dat for files that end in .dat, else gguf]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<Format>,
+    /// Add the statistics of these importance matrices
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub merge: Vec<PathBuf>,
+    #[command(flatten)]
+    pub text: CalibrationArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The two formats that llama.cpp reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// llama.cpp's format since 2025, with the means of activations added
+    Gguf,
+    /// The older format
+    Dat,
+}
+
+impl ImatrixArgs {
+    /// The format asked for, or the one that the name of the output tells.
+    pub fn format(&self) -> Format {
+        let by_name = match self.output.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("dat") => Format::Dat,
+            _ => Format::Gguf,
+        };
+        self.format.unwrap_or(by_name)
+    }
+}
+
+pub fn run(args: &ImatrixArgs, global: &Global) -> Result<()> {
+    common::require("model", &args.model)?;
+    common::require("importance matrix", &args.merge)?;
+    common::require("calibration text", &args.text.calibration)?;
+    // a merged file may be replaced by the sum
+    common::check_output(&args.output, args.model.iter().chain(&args.text.calibration))?;
+    let bars = global.bars()?;
+    let report = work(args, &args.output, &bars)?;
+    output::print(global, &report)
+}
+
+/// The call into the library.
+fn work(_args: &ImatrixArgs, _output: &Path, _bars: &Bars) -> Result<ImatrixReport> {
+    anyhow::bail!("this build cannot make an importance matrix yet")
+}
