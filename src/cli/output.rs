@@ -6,8 +6,8 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde::ser::{SerializeMap, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use super::Global;
 use super::table::{Align, Table, bytes, grouped};
@@ -50,8 +50,7 @@ pub struct TypeShare {
 impl TypeShare {
     /// From count and bytes by type, most bytes first.
     pub fn list(types: &BTreeMap<GgmlType, (usize, u64)>) -> Vec<TypeShare> {
-        let mut list: Vec<_> =
-            types.iter().map(|(&ty, &(count, bytes))| TypeShare { ty, count, bytes }).collect();
+        let mut list: Vec<_> = types.iter().map(|(&ty, &(count, bytes))| TypeShare { ty, count, bytes }).collect();
         list.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         list
     }
@@ -319,8 +318,7 @@ fn types_table(types: &[TypeShare]) -> Table {
 
 fn domains_table(domains: &BTreeMap<String, DomainKld>) -> Table {
     let right = |title| (title, Align::Right);
-    let mut table =
-        Table::new(&[("domain", Align::Left), right("tokens"), right("mean KL"), right("same top")]);
+    let mut table = Table::new(&[("domain", Align::Left), right("tokens"), right("mean KL"), right("same top")]);
     for (name, domain) in domains {
         table.row([
             name.clone(),
@@ -376,11 +374,7 @@ mod tests {
     use super::*;
 
     fn report() -> QuantizeReport {
-        let note = |tensor: &str| Fallback {
-            tensor: tensor.to_owned(),
-            wanted: GgmlType::Q4_K,
-            used: GgmlType::Q5_0,
-        };
+        let note = |tensor: &str| Fallback { tensor: tensor.to_owned(), wanted: GgmlType::Q4_K, used: GgmlType::Q5_0 };
         QuantizeReport {
             output: "tiny.gguf".into(),
             bytes: 5_225_472,
