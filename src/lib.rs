@@ -12,6 +12,7 @@ pub mod gguf;
 pub mod imatrix;
 pub mod kernels;
 pub mod kld;
+pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod quant;

@@ -131,8 +131,8 @@ impl Yarn {
 
 /// The values of `rope_freqs.weight` for Llama 3's scaling: what each frequency is divided by. `None` for other scalings.
 ///
-/// `rot` is the number of rotated elements. llama.cpp `conversion/llama.py`, `generate_extra_tensors`: frequencies and
-/// wavelengths are f32 there (torch), and so they are here.
+/// `rot` is the number of rotated elements. llama.cpp `conversion/llama.py`, `generate_extra_tensors`: that is f32
+/// arithmetic in torch, where a number divided by a tensor is the number times the reciprocal, and so it is here.
 pub fn llama3_factors(scaling: &HfScaling, theta: f64, rot: usize) -> Option<Vec<f32>> {
     let &HfScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = scaling else {
         return None;
@@ -141,16 +141,16 @@ pub fn llama3_factors(scaling: &HfScaling, theta: f64, rot: usize) -> Option<Vec
     let shortest = (original_context / high_freq_factor) as f32;
     let factors = (0..rot / 2).map(|pair| {
         let exponent = (2 * pair) as f32 / rot as f32;
-        let frequency = 1.0 / (theta as f32).powf(exponent);
-        let wavelength = std::f64::consts::TAU as f32 / frequency;
+        let frequency = (theta as f32).powf(exponent).recip();
+        let wavelength = frequency.recip() * std::f64::consts::TAU as f32;
         if wavelength < shortest {
             1.0
         } else if wavelength > longest {
             factor as f32
         } else {
             let (low, span) = (low_freq_factor as f32, (high_freq_factor - low_freq_factor) as f32);
-            let smooth = (original_context as f32 / wavelength - low) / span;
-            1.0 / ((1.0 - smooth) / factor as f32 + smooth)
+            let smooth = (wavelength.recip() * original_context as f32 - low) / span;
+            ((1.0 - smooth) / factor as f32 + smooth).recip()
         }
     });
     Some(factors.collect())

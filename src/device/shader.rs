@@ -17,7 +17,38 @@ macro_rules! wgsl {
 }
 
 /// Every file under `shaders/`, by its path without the ending.
-pub static SOURCES: &[(&str, &str)] = wgsl!["common/grid", "decode/f32", "decode/f16", "decode/bf16", "status",];
+pub static SOURCES: &[(&str, &str)] = wgsl![
+    "common/attention",
+    "common/attention_backward",
+    "common/attention_forward",
+    "common/grid",
+    "common/reduce",
+    "common/reduce_max",
+    "common/sample",
+    "common/sigmoid",
+    "common/tile",
+    "decode/bf16",
+    "decode/f16",
+    "decode/f32",
+    "attention",
+    "attention_backward_kv",
+    "attention_backward_q",
+    "attention_stats",
+    "column_moments",
+    "gram",
+    "kld",
+    "matmul",
+    "matmul_transposed",
+    "rms_norm",
+    "rms_norm_backward",
+    "rope",
+    "sample_cdf",
+    "sample_gradient",
+    "sample_lse",
+    "status",
+    "swiglu",
+    "swiglu_backward",
+];
 
 /// The text of one file.
 pub fn source(name: &str) -> Result<&'static str> {

@@ -37,7 +37,7 @@ impl Arena {
 
     /// Gives a buffer back before the next [`Arena::reset`].
     pub fn give_back(&self, buffer: &Buffer) {
-        if let Some(slot) = self.slots.borrow_mut().iter_mut().find(|slot| slot.buffer.same(buffer)) {
+        if let Some(slot) = self.slots.borrow_mut().iter_mut().find(|slot| slot.buffer.is_same(buffer)) {
             slot.taken = false;
         }
     }

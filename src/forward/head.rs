@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::store::HiddenStates;
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
-use super::weights::{Weights, load_vector, tensor};
+use super::weights::{WeightSource, load_vector, tensor};
 use crate::device::{Buffer, Device};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::matmul::matmul;
@@ -45,7 +45,7 @@ impl Stream<'_> {
     /// Runs the whole model up to its final norm, keeping the positions `scored` of each chunk.
     pub fn final_states(
         &self,
-        weights: &dyn Weights,
+        weights: &dyn WeightSource,
         scored: Range<usize>,
         tap: &mut dyn Tap,
         progress: &dyn Progress,
@@ -63,7 +63,7 @@ impl Stream<'_> {
     ) -> Result<FinalStates> {
         ensure!(!scored.is_empty() && scored.end <= self.seq_len, "no position to score in chunks of {}", self.seq_len);
         let hparams = &self.model.hparams;
-        let (width, row) = (hparams.hidden, hparams.hidden * size_of::<f32>());
+        let (width, row) = (hparams.n_embd, hparams.n_embd * size_of::<f32>());
         let norm = load_vector(self.device, self.model, "output_norm.weight")?;
         let positions: Vec<usize> =
             (0..self.batch_count()).map(|b| self.context(b).sequences * scored.len()).collect();
@@ -78,8 +78,8 @@ impl Stream<'_> {
                 self.device.copy(&all, from, &picked, to, scored.len() * row)?;
             }
             let normed = self.device.alloc("final states", count * row)?;
-            rms_norm(self.device, &picked, &norm, &normed, count, width, hparams.norm_eps)?;
-            tap.linear_input(&[self.model.output_name()], &normed, count, width)?;
+            rms_norm(self.device, &picked, &norm, &normed, count, width, hparams.rms_eps)?;
+            tap.linear_input(&[self.model.output_tensor()], &normed, count, width)?;
             states.put(batch, normed)?;
         }
         tap.layer_done()?;
@@ -100,8 +100,8 @@ pub(super) struct OutputTiles<'a> {
 
 impl<'a> OutputTiles<'a> {
     /// `positions` is the largest number of positions that a tile of logits must hold.
-    pub(super) fn new(stream: &Stream<'a>, weights: &'a dyn Weights, positions: usize) -> Result<Self> {
-        let name = stream.model.output_name();
+    pub(super) fn new(stream: &Stream<'a>, weights: &'a dyn WeightSource, positions: usize) -> Result<Self> {
+        let name = stream.model.output_tensor();
         let info = tensor(stream.model, name)?;
         let (ty, bytes) = weights.read(info)?;
         let budget = LOGITS_TILE_BYTES.min(stream.device.max_binding_bytes());
@@ -129,7 +129,7 @@ impl<'a> OutputTiles<'a> {
 /// One side of a comparison: a stream and the weights it runs with.
 pub struct Side<'a, 's> {
     pub stream: &'s Stream<'a>,
-    pub weights: &'a dyn Weights,
+    pub weights: &'a dyn WeightSource,
 }
 
 /// What [`diverge`] found, position by position, in the order of the tokens.

@@ -36,10 +36,10 @@ impl BatchContext<'_> {
         AttentionParams {
             sequences: self.sequences,
             seq_len: self.seq_len,
-            heads: self.hparams.heads,
-            kv_heads: self.hparams.kv_heads,
+            heads: self.hparams.n_head,
+            kv_heads: self.hparams.n_head_kv,
             head_dim: self.hparams.head_dim,
-            scale: self.hparams.attention_scale,
+            scale: self.hparams.attention_scale(),
             window,
         }
     }
@@ -50,8 +50,8 @@ impl BatchContext<'_> {
             seq_len: self.seq_len,
             heads,
             head_dim,
-            rot: self.hparams.rope_dims,
-            style: self.hparams.rope_style,
+            rot: self.hparams.rope.rot,
+            style: self.hparams.rope.style,
             inverse,
         }
     }
@@ -91,7 +91,7 @@ pub(super) fn run_layer(
                 let src = slots[src].clone();
                 let out = ctx.arena.take(tokens, src.width)?;
                 let rows = tokens * (src.width / width);
-                rms_norm(device, &src.buffer, weights.vector(weight), &out, rows, *width, ctx.hparams.norm_eps)?;
+                rms_norm(device, &src.buffer, weights.vector(weight), &out, rows, *width, ctx.hparams.rms_eps)?;
                 slots.insert(*dst, Activation { buffer: out, width: src.width });
                 Saved::Norm { src }
             }

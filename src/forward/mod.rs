@@ -1,5 +1,5 @@
 //! Streams a model through a device, one layer at a time, with *all* tokens passing each layer.
-//! [`tap::Tap`]s see the input of every linear layer; other weights for the same graph are a [`weights::Weights`].
+//! [`tap::Tap`]s see the input of every linear layer; other weights for the same graph are a [`weights::WeightSource`].
 //! [`reverse`] walks the layers backwards from kept layer inputs.
 
 mod arena;
@@ -11,5 +11,5 @@ mod stream;
 pub mod tap;
 pub mod weights;
 
-pub use head::{Divergence, FinalStates, diverge};
+pub use head::{Divergence, FinalStates, FinalStatesOf, Side, diverge};
 pub use stream::{Stream, StreamOptions};

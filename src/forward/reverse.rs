@@ -10,7 +10,7 @@ use super::layer::{Activation, BatchContext, Saved, run_layer};
 use super::store::{HiddenStates, SpillFile};
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
-use super::weights::{LayerWeights, Weights, load_vector};
+use super::weights::{LayerWeights, WeightSource, load_vector};
 use crate::arch::graph::{Op, Slot};
 use crate::device::Buffer;
 use crate::kernels::attention_backward::attention_backward;
@@ -26,12 +26,12 @@ use crate::progress::Progress;
 /// of that position. The tap receives the gradient at every linear output and at the embedding.
 pub fn reverse_sweep(
     stream: &Stream,
-    weights: &dyn Weights,
+    weights: &dyn WeightSource,
     draw: &dyn Fn(usize) -> f32,
     tap: &mut dyn Tap,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let layers = stream.model.hparams.layers;
+    let layers = stream.model.hparams.n_layer;
     let batches = stream.batch_count();
     let state_bytes = stream.hidden_bytes();
     let mut inputs = SpillFile::new(&state_bytes.repeat(layers + 1))?;
@@ -56,7 +56,7 @@ pub fn reverse_sweep(
             let ctx = stream.context(batch);
             let input = inputs.read(layer * batches + batch, state_bytes[batch])?;
             let input = stream.device.upload("layer input", &input)?;
-            let width = stream.model.hparams.hidden;
+            let width = stream.model.hparams.n_embd;
             let mut saved = Vec::new();
             let input = Activation { buffer: input, width };
             run_layer(&ctx, &layer_weights, &ops, input, tap, Some(&mut saved))?;
@@ -71,7 +71,7 @@ pub fn reverse_sweep(
     }
     for batch in 0..batches {
         let dx = gradient.take(batch)?;
-        tap.embedding_gradient(&stream.tokens[stream.batch_tokens(batch)], &dx, stream.model.hparams.hidden)?;
+        tap.embedding_gradient(&stream.tokens[stream.batch_tokens(batch)], &dx, stream.model.hparams.n_embd)?;
     }
     tap.layer_done()?;
     progress.end();
@@ -81,7 +81,7 @@ pub fn reverse_sweep(
 /// dL/d(normed state) of every position, from labels drawn with `draw`.
 fn head_gradient(
     stream: &Stream,
-    weights: &dyn Weights,
+    weights: &dyn WeightSource,
     mut normed: FinalStates,
     draw: &dyn Fn(usize) -> f32,
     tap: &mut dyn Tap,
@@ -109,11 +109,11 @@ fn head_gradient(
                 let count = normed.positions(batch);
                 normed.with(batch, |x| matmul(device, x, &w, None, &logits, count, false))?;
                 match walk {
-                    0 => sample_gradient::lse_tile(device, state, &logits, count, rows.len())?,
+                    0 => sample_gradient::lse_tile(device, state, &logits, count, rows.len(), rows.start)?,
                     1 => sample_gradient::cdf_tile(device, state, &logits, uniform, count, rows.len(), rows.start)?,
                     _ => {
                         sample_gradient::gradient_tile(device, state, &logits, count, rows.len(), rows.start)?;
-                        tap.linear_gradient(stream.model.output_name(), &logits, count, rows.len(), rows.start)?;
+                        tap.linear_gradient(stream.model.output_tensor(), &logits, count, rows.len(), rows.start)?;
                         let dx = gradient.take(batch)?;
                         matmul_transposed(device, &logits, &w, &dx, count, 0..rows.len(), rows.start > 0)?;
                         gradient.put(batch, dx)?;
@@ -134,12 +134,12 @@ fn norm_gradient(stream: &Stream, gradient: &mut HiddenStates, inputs: &mut Spil
     let (device, hparams) = (stream.device, &stream.model.hparams);
     let norm = load_vector(device, stream.model, "output_norm.weight")?;
     for (batch, bytes) in stream.hidden_bytes().into_iter().enumerate() {
-        let x = inputs.read(hparams.layers * stream.batch_count() + batch, bytes)?;
+        let x = inputs.read(hparams.n_layer * stream.batch_count() + batch, bytes)?;
         let x = device.upload("final hidden states", &x)?;
         let dy = gradient.take(batch)?;
         let dx = device.alloc("hidden gradient", bytes)?;
         let tokens = stream.batch_tokens(batch).len();
-        rms_norm_backward(device, &x, &norm, &dy, &dx, tokens, hparams.hidden, hparams.norm_eps, false)?;
+        rms_norm_backward(device, &x, &norm, &dy, &dx, tokens, hparams.n_embd, hparams.rms_eps, false)?;
         gradient.put(batch, dx)?;
     }
     Ok(())
@@ -199,7 +199,7 @@ fn backward_layer(
                 let dy = gradients.consume(*dst);
                 let rows = tokens * (x.width / width);
                 let (dx, accumulate) = gradients.target(*src, x.width)?;
-                let (scale, eps) = (weights.vector(weight), ctx.hparams.norm_eps);
+                let (scale, eps) = (weights.vector(weight), ctx.hparams.rms_eps);
                 rms_norm_backward(device, &x.buffer, scale, &dy, &dx, rows, *width, eps, accumulate)?;
             }
             (Op::Rope { slot, heads, head_dim }, _) => {

@@ -8,7 +8,7 @@ use super::arena::Arena;
 use super::layer::{Activation, BatchContext, run_layer};
 use super::store::{HiddenStates, SpillFile};
 use super::tap::Tap;
-use super::weights::{LayerWeights, Weights, tensor};
+use super::weights::{LayerWeights, WeightSource, tensor};
 use crate::arch::graph::Op;
 use crate::device::{Buffer, Device};
 use crate::progress::Progress;
@@ -51,7 +51,7 @@ impl<'a> Stream<'a> {
         options: StreamOptions,
     ) -> Result<Self> {
         ensure!(!tokens.is_empty() && tokens.len().is_multiple_of(seq_len), "no whole chunk of {seq_len} tokens");
-        let vocabulary = model.hparams.vocab as u32;
+        let vocabulary = model.hparams.n_vocab as u32;
         if let Some(id) = tokens.iter().find(|id| **id >= vocabulary) {
             anyhow::bail!("{}: token id {id} is outside the vocabulary of {vocabulary}", model.path.display());
         }
@@ -61,7 +61,7 @@ impl<'a> Stream<'a> {
         let per_batch = (options.batch_tokens.min(fitting) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
-        let rope_table = device.upload("rope table", &model.hparams.rope_table(seq_len)?)?;
+        let rope_table = device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
     }
 
@@ -80,7 +80,7 @@ impl<'a> Stream<'a> {
     }
 
     pub(super) fn hidden_bytes(&self) -> Vec<usize> {
-        let width = self.model.hparams.hidden * size_of::<f32>();
+        let width = self.model.hparams.n_embd * size_of::<f32>();
         (0..self.batch_count()).map(|index| self.batch_tokens(index).len() * width).collect()
     }
 
@@ -96,30 +96,30 @@ impl<'a> Stream<'a> {
     }
 
     pub(super) fn ops(&self, layer: usize) -> Vec<Op> {
-        self.model.layer_ops(layer)
+        self.model.family.layer(&self.model.hparams, layer, &|name| self.model.has_tensor(name))
     }
 
-    pub(super) fn load_layer(&self, weights: &dyn Weights, ops: &[Op]) -> Result<LayerWeights> {
+    pub(super) fn load_layer(&self, weights: &dyn WeightSource, ops: &[Op]) -> Result<LayerWeights> {
         LayerWeights::load(self.device, self.model, weights, ops)
     }
 
     /// Work units of [`Stream::run`]: tokens times layers.
     pub fn work(&self) -> u64 {
-        (self.token_count() * self.model.hparams.layers) as u64
+        (self.token_count() * self.model.hparams.n_layer) as u64
     }
 
     /// Passes all tokens through all layers. `layer_inputs`, if given, receives the hidden states before each layer
     /// (record `layer * batches + batch`).
     pub(super) fn run(
         &self,
-        weights: &dyn Weights,
+        weights: &dyn WeightSource,
         tap: &mut dyn Tap,
         mut layer_inputs: Option<&mut SpillFile>,
         progress: &dyn Progress,
     ) -> Result<HiddenStates> {
         let mut hidden = self.embed(weights)?;
-        let width = self.model.hparams.hidden;
-        for layer in 0..self.model.hparams.layers {
+        let width = self.model.hparams.n_embd;
+        for layer in 0..self.model.hparams.n_layer {
             let ops = self.ops(layer);
             let layer_weights = self.load_layer(weights, &ops)?;
             for batch in 0..self.batch_count() {
@@ -140,7 +140,7 @@ impl<'a> Stream<'a> {
     }
 
     /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.
-    fn embed(&self, weights: &dyn Weights) -> Result<HiddenStates> {
+    fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
         let table = tensor(self.model, "token_embd.weight")?;
         let (ty, bytes) = weights.read(table)?;
         let row_bytes = ty.bytes_for(table.cols as u64) as usize;

@@ -12,12 +12,12 @@ use crate::quant::GgmlType;
 use crate::source::{Model, Tensor};
 
 /// Where a pass takes the bytes of a tensor from.
-pub trait Weights: Sync {
+pub trait WeightSource: Sync {
     /// Type and GGUF bytes of `tensor`.
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)>;
 }
 
-impl Weights for Model {
+impl WeightSource for Model {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         Ok((tensor.ty, self.bytes(tensor)?))
     }
@@ -29,7 +29,7 @@ pub struct Overlay<'a> {
     pub replaced: HashMap<String, (GgmlType, Vec<u8>)>,
 }
 
-impl Weights for Overlay<'_> {
+impl WeightSource for Overlay<'_> {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         match self.replaced.get(&tensor.name) {
             Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
@@ -46,7 +46,7 @@ pub(super) struct LayerWeights {
 
 impl LayerWeights {
     /// Uploads every tensor that `ops` name.
-    pub(super) fn load(device: &Device, model: &Model, weights: &dyn Weights, ops: &[Op]) -> Result<Self> {
+    pub(super) fn load(device: &Device, model: &Model, weights: &dyn WeightSource, ops: &[Op]) -> Result<Self> {
         let mut layer = LayerWeights { matrices: HashMap::new(), vectors: HashMap::new() };
         for op in ops {
             match op {
@@ -88,7 +88,7 @@ pub(super) fn load_vector(device: &Device, model: &Model, name: &str) -> Result<
     device.upload(name, &model.f32_rows(info, 0..info.rows)?)
 }
 
-fn load_matrix(device: &Device, model: &Model, weights: &dyn Weights, name: &str) -> Result<Weight> {
+fn load_matrix(device: &Device, model: &Model, weights: &dyn WeightSource, name: &str) -> Result<Weight> {
     let info = tensor(model, name)?;
     let (ty, bytes) = weights.read(info)?;
     Weight::upload(device, name, ty, info.rows, info.cols, &bytes)

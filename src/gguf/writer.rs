@@ -210,6 +210,14 @@ impl GgufWriter {
         patched.map(drop).map_err(|error| cannot_write(&self.target, error))
     }
 
+    /// The temporary file, complete so far, for reading before it gets its name.
+    ///
+    /// Fails if what is buffered cannot be written.
+    pub fn readable(&mut self) -> Result<&Path> {
+        self.out.flush().map_err(|error| cannot_write(&self.target, error))?;
+        Ok(self.out.get_ref().path())
+    }
+
     /// Syncs the file and gives it its name. Returns its size in bytes.
     ///
     /// Fails if a tensor is unfinished, or the file cannot be synced or renamed; the temporary file is then removed.

@@ -113,8 +113,8 @@ impl TensorAnalysis {
 
     /// Predicted KL in nats per token if written as `ty`: as measured, or 0 when `ty` holds every source value exactly.
     pub fn predicted(&self, ty: GgmlType) -> Option<f64> {
-        let lossless = ty == self.source_type
-            || ty == GgmlType::F32 && matches!(self.source_type, GgmlType::F16 | GgmlType::BF16);
+        let lossless =
+            ty == self.source_type || ty == GgmlType::F32 && matches!(self.source_type, GgmlType::F16 | GgmlType::BF16);
         match self.candidate(ty) {
             Some(candidate) => Some(candidate.predicted),
             None if lossless => Some(0.0),
@@ -162,7 +162,8 @@ impl TensorAnalysis {
 impl Analysis {
     /// Reads and checks an analysis file.
     pub fn read(path: &Path) -> Result<Analysis> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read the analysis: `{}`", path.display()))?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read the analysis: `{}`", path.display()))?;
         let analysis: Analysis =
             serde_json::from_str(&text).with_context(|| format!("not an analysis file: `{}`", path.display()))?;
         analysis.validate().with_context(|| format!("the analysis is damaged: `{}`", path.display()))?;

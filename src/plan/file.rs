@@ -36,7 +36,7 @@ pub struct Plan {
     pub bpw: f64,
     /// Predicted KL divergence in nats per token; none if a tensor's type was not measured.
     pub predicted_kld: Option<f64>,
-    /// The nearest llama.cpp file type, for `general.file_type`.
+    /// For `general.file_type`: the mixture that was asked for, else the nearest.
     pub file_type: Ftype,
     /// Blake3 of the assignment: see [`Plan::hash_of`].
     pub hash: String,
@@ -79,7 +79,10 @@ impl Plan {
             anyhow::bail!("a planned tensor {why}: `{name}`");
         }
         let data: u64 = tensors.values().map(|tensor| tensor.bytes).sum::<u64>() + analysis.unquantizable_bytes(|n| n);
-        let shapes = analysis.shapes();
+        let file_type = match target {
+            Target::Type(ftype) => ftype,
+            _ => nearest_ftype(types, &analysis.shape, &analysis.shapes()),
+        };
         Ok(Plan {
             version: PLAN_VERSION,
             model: analysis.model.clone(),
@@ -89,7 +92,7 @@ impl Plan {
             bytes: analysis.base_bytes() + tensors.values().map(|tensor| padded(tensor.bytes)).sum::<u64>(),
             bpw: data as f64 * 8.0 / analysis.elements() as f64,
             predicted_kld: tensors.values().map(|tensor| tensor.predicted).sum(),
-            file_type: nearest_ftype(types, &analysis.shape, &shapes),
+            file_type,
             hash: Plan::hash_of(types),
             fallbacks,
             tensors,
@@ -137,7 +140,8 @@ impl Plan {
         let shown = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan: `{shown}`"))?;
         // The version first: a later one may look different.
-        let versioned: Versioned = serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
+        let versioned: Versioned =
+            serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
         ensure!(
             versioned.version == PLAN_VERSION,
             "plan version {} is not the version {PLAN_VERSION} that this program reads: `{shown}`",

@@ -23,7 +23,9 @@ impl Front {
     /// The front of a non-empty list of choices.
     pub fn new(all: &[Choice]) -> Front {
         let mut order: Vec<usize> = (0..all.len()).collect();
-        order.sort_by(|&a, &b| all[a].bytes.cmp(&all[b].bytes).then(all[a].cost.total_cmp(&all[b].cost)).then(a.cmp(&b)));
+        order.sort_by(|&a, &b| {
+            all[a].bytes.cmp(&all[b].bytes).then(all[a].cost.total_cmp(&all[b].cost)).then(a.cmp(&b))
+        });
         let mut origin: Vec<usize> = Vec::new();
         for i in order {
             if origin.last().is_none_or(|&best| all[i].cost < all[best].cost) {

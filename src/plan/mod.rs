@@ -117,8 +117,7 @@ fn meeting(analysis: &Analysis, constraints: &Constraints, nats: f64) -> Result<
 
 fn mixture(analysis: &Analysis, constraints: &Constraints, ftype: Ftype) -> Result<Plan> {
     let kept = |name: &str| constraints.kept(name);
-    let options =
-        mixes::MixOptions { pure: false, has_imatrix: constraints.has_imatrix, pinned: Some(&kept) };
+    let options = mixes::MixOptions { pure: false, has_imatrix: constraints.has_imatrix, pinned: Some(&kept) };
     let mix = mixes::mix(ftype, &analysis.shape, &analysis.shapes(), options)?;
     // The analysis may know better which tensors are fixed, so only its own are planned.
     let types = analysis.quantizable().filter_map(|tensor| {

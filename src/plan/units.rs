@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Target;
 use super::analysis::{Analysis, TensorAnalysis};
 use super::constraints::Constraints;
 use super::file::Plan;
 use super::hull::Choice;
 use super::mixes::{Fallback, fallback};
 use super::solver::Solution;
-use super::Target;
 use crate::quant::GgmlType;
 
 /// The items of a problem and how to read its solution.
