@@ -1,4 +1,4 @@
-//! llama.cpp's mixture rules, against the types that llama.cpp itself gives twelve models (`tests/data/mixes`).
+//! llama.cpp's mixture rules, against the types that llama.cpp itself gives twelve real and ten made-up models (`tests/data/mixes`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -108,8 +108,9 @@ fn every_file_type_of_every_snapshot() {
             compared += expected.len();
         }
     }
-    assert_eq!((models, sections), (12, 12 * 33));
-    assert!(compared > 100_000, "{compared}");
+    // Twelve real models and ten made up to reach rules that those do not.
+    assert_eq!(models, 22);
+    assert!(sections >= 22 * 33 && compared > 150_000, "{sections} {compared}");
 }
 
 #[test]
@@ -213,7 +214,7 @@ fn names_and_ids() {
 
 #[test]
 fn a_mix_is_nearest_to_itself() {
-    for name in ["qwen3-0.6b", "meta-llama-3.1-70b-instruct", "gpt-oss-120b"] {
+    for name in ["qwen3-0.6b", "gpt-oss-120b"] {
         let snapshot = Snapshot::load(name);
         let with = MixOptions { has_imatrix: true, ..MixOptions::default() };
         for &ftype in Ftype::ALL {
