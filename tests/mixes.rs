@@ -11,6 +11,7 @@ use dq_gpu::quant::GgmlType;
 /// A model's shapes and, per file type, the types that differ from its default.
 struct Snapshot {
     model: ModelShape,
+    has_imatrix: bool,
     tensors: Vec<(String, Vec<u64>)>,
     expected: Vec<(Ftype, BTreeMap<String, GgmlType>)>,
 }
@@ -18,7 +19,7 @@ struct Snapshot {
 impl Snapshot {
     fn read(path: &Path) -> Snapshot {
         let text = fs::read_to_string(path).unwrap();
-        let mut model = ModelShape::default();
+        let (mut model, mut has_imatrix) = (ModelShape::default(), false);
         let mut layers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut tensors = Vec::new();
         let mut expected: Vec<(Ftype, BTreeMap<String, GgmlType>)> = Vec::new();
@@ -38,6 +39,7 @@ impl Snapshot {
                     tensors.extend(names.iter().map(|name| (name.clone(), dims.clone())));
                     layers.insert(name, names);
                 }
+                ["imatrix"] => has_imatrix = true,
                 [section, default] => {
                     let ftype: Ftype = section.trim_matches(['[', ']']).parse().unwrap();
                     assert_eq!(ftype.default_type(), GgmlType::from_name(default).unwrap());
@@ -54,7 +56,7 @@ impl Snapshot {
                 _ => panic!("cannot read the line: `{line}`"),
             }
         }
-        Snapshot { model, tensors, expected }
+        Snapshot { model, has_imatrix, tensors, expected }
     }
 
     fn load(name: &str) -> Snapshot {
@@ -96,7 +98,8 @@ fn every_file_type_of_every_snapshot() {
         let snapshot = Snapshot::read(&path);
         models += 1;
         for (ftype, expected) in &snapshot.expected {
-            let mix = snapshot.mix(*ftype, MixOptions::default());
+            let options = MixOptions { has_imatrix: snapshot.has_imatrix, ..MixOptions::default() };
+            let mix = snapshot.mix(*ftype, options);
             let wrong: Vec<String> = expected
                 .iter()
                 .filter(|(name, ty)| mix.types.get(*name) != Some(ty))
@@ -108,9 +111,9 @@ fn every_file_type_of_every_snapshot() {
             compared += expected.len();
         }
     }
-    // Twelve real models and ten made up to reach rules that those do not.
-    assert_eq!(models, 22);
-    assert!(sections >= 22 * 33 && compared > 150_000, "{sections} {compared}");
+    // Twelve real models, ten made up to reach rules that those do not, four with importance data.
+    assert_eq!(models, 26);
+    assert!(sections >= 26 * 33 && compared > 150_000, "{sections} {compared}");
 }
 
 #[test]
