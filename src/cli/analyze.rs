@@ -9,6 +9,10 @@ use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
 use super::output::{self, AnalyzeReport};
 use super::progress::Bars;
+use super::text::Reader;
+use crate::pipeline::quantize::{Clock, Goal, Job};
+use crate::plan::{Constraints, Target};
+use crate::source::Model;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,10 +54,39 @@ pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
     common::check_output(&args.output, inputs)?;
     let bars = global.bars()?;
     let report = work(args, &bars)?;
+    drop(bars);
     output::print(global, &report)
 }
 
-/// The call into the library.
-fn work(_args: &AnalyzeArgs, _bars: &Bars) -> Result<AnalyzeReport> {
-    anyhow::bail!("this build cannot analyze yet")
+fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
+    let device = args.device.open()?;
+    let model = Model::open(&args.model)?;
+    let reader = Reader::new(&model)?;
+    let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    let types = args.types.candidates(&model, &[]);
+    let job = Job {
+        device: &device,
+        model: &model,
+        calibration: &calibration,
+        dataset: &dataset,
+        imatrix: common::read_imatrix(args.imatrix.as_deref())?,
+        heldout: &heldout,
+        types: &types,
+        constraints: Constraints::default(),
+        // any goal that needs the whole analysis: the job ends before it plans
+        goal: Goal::Target(Target::Size(u64::MAX)),
+        seed: args.seed,
+        output: &args.output,
+    };
+    let analysis = job.learn(&mut Clock::default(), bars)?.analysis;
+    analysis.write(&args.output)?;
+    Ok(AnalyzeReport {
+        output: args.output.clone(),
+        tensors: analysis.quantizable().count(),
+        types,
+        sensitivity: analysis.sensitivity,
+        device: device.name(),
+        seconds: bars.steps(),
+    })
 }

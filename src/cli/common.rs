@@ -1,5 +1,6 @@
 //! Options that several commands share, and the checks of paths that need not wait for hours of work.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,9 +9,11 @@ use clap::{Args, ValueHint, value_parser};
 use super::size;
 use crate::device::Device;
 use crate::gguf::SplitName;
-use crate::plan::constraints::parse_types;
+use crate::imatrix::Imatrix;
+use crate::plan::constraints::{Demand, parse_types};
 use crate::plan::{Constraints, Ftype, Profile, Rule, Target};
-use crate::quant::GgmlType;
+use crate::quant::{self, GgmlType};
+use crate::source::Model;
 
 /// Which text the model reads.
 #[derive(Debug, Args)]
@@ -22,7 +25,7 @@ pub struct CalibrationArgs {
     /// Tokens per chunk
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = value_parser!(u32).range(16..=1 << 20))]
     pub ctx: u32,
-    /// Read at most this many chunks [default: all]
+    /// Read at most this many chunks of a text [default: all]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub chunks: Option<u32>,
 }
@@ -58,6 +61,23 @@ pub struct TypeArgs {
     /// Types that suit an engine: every type, those fast on CPUs, those fast on Apple GPUs, those that old readers know
     #[arg(long, value_name = "PROFILE", default_value = "quality", value_parser = profile_parser())]
     pub profile: Profile,
+}
+
+impl TypeArgs {
+    /// The types to try on `model`, with those that stand in where rows do not fit, and those that rules give.
+    pub fn candidates(&self, model: &Model, keep: &[Rule]) -> Vec<GgmlType> {
+        let listed =
+            self.types.clone().unwrap_or_else(|| GgmlType::all().filter(|&ty| self.profile.allows(ty)).collect());
+        let kept = keep.iter().filter_map(|rule| match rule.demand {
+            Demand::Keep(ty) => Some(ty),
+            _ => None,
+        });
+        let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).collect();
+        let narrow: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
+        let fitting = narrow.iter().flat_map(|&cols| wanted.iter().map(move |&ty| quant::fallback(ty, cols)));
+        let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();
+        all.into_iter().filter(|&ty| ty.is_quantized() && quant::format(ty).is_some()).collect()
+    }
 }
 
 /// Rules for single tensors.
@@ -127,6 +147,11 @@ fn profile_parser() -> impl clap::builder::TypedValueParser<Value = Profile> {
     clap::builder::PossibleValuesParser::new(Profile::NAMES).try_map(|name| name.parse::<Profile>())
 }
 
+/// An importance matrix file, and its name for the metadata of what is made with it.
+pub fn read_imatrix(path: Option<&Path>) -> Result<Option<(Imatrix, String)>> {
+    path.map(|path| Ok((Imatrix::read(path)?, path.display().to_string()))).transpose()
+}
+
 /// Fails unless every path exists; `what` says what it should be.
 pub fn require<'a>(what: &str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for path in paths {
@@ -160,11 +185,24 @@ fn overwrites(output: &Path, input: &Path) -> bool {
         let inside = output.parent().is_some_and(|folder| input.canonicalize().is_ok_and(|input| input == folder));
         return inside && output.extension().is_none_or(|extension| extension != "gguf");
     }
-    let files = match SplitName::parse(input) {
-        Some(split) => (1..=split.count).map(|number| split.path(number)).collect(),
-        None => vec![input.to_owned()],
-    };
-    files.iter().any(|file| file.canonicalize().is_ok_and(|file| file == output))
+    files_of(input).iter().any(|file| file.canonicalize().is_ok_and(|file| file == output))
+}
+
+/// The files of a GGUF, or the weight files of a folder.
+fn files_of(model: &Path) -> Vec<PathBuf> {
+    if let Some(split) = SplitName::parse(model) {
+        return (1..=split.count).map(|number| split.path(number)).collect();
+    }
+    let Ok(folder) = model.read_dir() else { return vec![model.to_owned()] };
+    let paths = folder.flatten().map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")).collect()
+}
+
+/// Size of a model on disk.
+pub fn model_bytes(model: &Path) -> Result<u64> {
+    let size =
+        |file: &PathBuf| Ok(file.metadata().with_context(|| format!("cannot read: `{}`", file.display()))?.len());
+    files_of(model).iter().map(size).sum()
 }
 
 #[cfg(test)]

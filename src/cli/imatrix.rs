@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs};
-use super::output::{self, ImatrixReport};
+use super::output::{self, ImatrixReport, StepTime};
 use super::progress::Bars;
+use super::text::Reader;
+use crate::imatrix::Imatrix;
+use crate::pipeline::listen;
+use crate::source::Model;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,11 +72,40 @@ pub fn run(args: &ImatrixArgs, global: &Global) -> Result<()> {
     // a merged file may be replaced by the sum
     common::check_output(&args.output, args.model.iter().chain(&args.text.calibration))?;
     let bars = global.bars()?;
-    let report = work(args, &args.output, &bars)?;
-    output::print(global, &report)
+    let parts = args.merge.iter().map(|file| Imatrix::read(file)).collect::<Result<Vec<_>>>()?;
+    let heard = args.model.as_deref().map(|model| hear(args, model, &bars)).transpose()?;
+    let mut all = heard.into_iter().chain(parts);
+    let mut imatrix = all.next().context("clap asks for a model or files")?;
+    for (part, file) in all.zip(args.merge.iter().skip(usize::from(args.model.is_none()))) {
+        imatrix.merge(&part).with_context(|| format!("cannot merge: `{}`", file.display()))?;
+    }
+    match args.format() {
+        Format::Gguf => imatrix.write_gguf(&args.output)?,
+        Format::Dat => imatrix.write_dat(&args.output)?,
+    }
+    let seconds = bars.steps();
+    drop(bars);
+    output::print(global, &report(args, imatrix, seconds))
 }
 
-/// The call into the library.
-fn work(_args: &ImatrixArgs, _output: &Path, _bars: &Bars) -> Result<ImatrixReport> {
-    anyhow::bail!("this build cannot make an importance matrix yet")
+/// Runs the calibration text through the model.
+fn hear(args: &ImatrixArgs, model: &Path, bars: &Bars) -> Result<Imatrix> {
+    let device = args.device.open()?;
+    let model = Model::open(model)?;
+    let (chunks, dataset) =
+        Reader::new(&model)?.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    listen(&device, &model, &chunks, &dataset, bars)
+}
+
+fn report(args: &ImatrixArgs, imatrix: Imatrix, seconds: Vec<StepTime>) -> ImatrixReport {
+    let unseen = imatrix.entries.iter().filter(|(_, entry)| entry.counts.contains(&0.0));
+    ImatrixReport {
+        output: args.output.clone(),
+        tensors: imatrix.entries.len(),
+        chunks: imatrix.chunk_count,
+        chunk_size: imatrix.chunk_size,
+        unseen: unseen.map(|(name, _)| name.clone()).collect(),
+        datasets: imatrix.datasets,
+        seconds,
+    }
 }

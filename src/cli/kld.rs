@@ -9,6 +9,9 @@ use super::Global;
 use super::common::{self, DeviceArgs};
 use super::output::{self, KldReport};
 use super::progress::Bars;
+use super::text::Reader;
+use crate::pipeline::{Scoring, prove, report};
+use crate::source::Model;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,10 +53,19 @@ pub fn run(args: &KldArgs, global: &Global) -> Result<()> {
     common::require("text", &args.text)?;
     let bars = global.bars()?;
     let report = work(args, &bars)?;
+    drop(bars);
     output::print(global, &report)
 }
 
-/// The call into the library.
-fn work(_args: &KldArgs, _bars: &Bars) -> Result<KldReport> {
-    anyhow::bail!("this build cannot compare models yet")
+fn work(args: &KldArgs, bars: &Bars) -> Result<KldReport> {
+    let device = args.device.open()?;
+    let base = Model::open(&args.base)?;
+    let quant = Model::open(&args.quant)?;
+    let chunks = Reader::new(&base)?.measured(&args.text, args.ctx, args.chunks)?;
+    let scoring = if args.all_positions { Scoring::All } else { Scoring::SecondHalf };
+    let divergence = prove(&device, &base, &quant, &chunks, scoring, bars)?;
+    let mut statistics = report(&divergence, &chunks)?;
+    statistics.bytes_base = Some(common::model_bytes(&args.base)?);
+    statistics.bytes_quant = Some(common::model_bytes(&args.quant)?);
+    Ok(KldReport { statistics, device: device.name(), seconds: bars.steps() })
 }

@@ -13,6 +13,7 @@ pub mod progress;
 mod quantize;
 pub mod size;
 mod table;
+mod text;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -6,11 +6,13 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde::ser::{SerializeMap, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use super::Global;
 use super::table::{Align, Table, bytes, grouped};
+use crate::gguf::Summary;
+use crate::kld;
 use crate::plan::Fallback;
 use crate::quant::GgmlType;
 
@@ -48,10 +50,14 @@ pub struct TypeShare {
 }
 
 impl TypeShare {
+    /// Everything in a written file, most bytes first.
+    pub fn of_file(summary: &Summary) -> Vec<TypeShare> {
+        summary.types.iter().map(|ty| TypeShare { ty: ty.ty, count: ty.tensors, bytes: ty.bytes }).collect()
+    }
+
     /// From count and bytes by type, most bytes first.
     pub fn list(types: &BTreeMap<GgmlType, (usize, u64)>) -> Vec<TypeShare> {
-        let mut list: Vec<_> =
-            types.iter().map(|(&ty, &(count, bytes))| TypeShare { ty, count, bytes }).collect();
+        let mut list: Vec<_> = types.iter().map(|(&ty, &(count, bytes))| TypeShare { ty, count, bytes }).collect();
         list.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         list
     }
@@ -67,14 +73,14 @@ pub struct QuantizeReport {
     pub bpw: f64,
     /// Nats per token; none where the plan came without an analysis.
     pub predicted_kld: Option<f64>,
-    /// Nats per token on held-out text; none when nothing was measured.
-    pub measured_kld: Option<f64>,
+    /// Nats per token on held-out text, of the written file.
+    pub measured_kld: f64,
     /// Standard error of `measured_kld`.
-    pub measured_kld_se: Option<f64>,
+    pub measured_kld_se: f64,
     /// Share of held-out tokens with the same most probable next token, 0 to 1.
-    pub same_top: Option<f64>,
+    pub same_top: f64,
     /// Held-out tokens measured.
-    pub tokens: Option<u64>,
+    pub tokens: usize,
     /// Name of the device that did the work.
     pub device: String,
     #[serde(serialize_with = "by_step")]
@@ -93,13 +99,9 @@ impl Report for QuantizeReport {
         if let Some(kld) = self.predicted_kld {
             line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
         }
-        if let Some(kld) = self.measured_kld {
-            let tokens = self.tokens.map_or_else(String::new, |n| format!(" on {} held-out tokens", grouped(n)));
-            line(&mut text, "measured KL", &format!("{} nats per token{tokens}", with_se(kld, self.measured_kld_se)));
-        }
-        if let Some(share) = self.same_top {
-            line(&mut text, "same top token", &format!("{:.2} %", share * 100.0));
-        }
+        let (kld, tokens) = (with_se(self.measured_kld, self.measured_kld_se), grouped(self.tokens as u64));
+        line(&mut text, "measured KL", &format!("{kld} nats per token on {tokens} held-out tokens"));
+        line(&mut text, "same top token", &format!("{:.2} %", self.same_top * 100.0));
         line(&mut text, "device", &self.device);
         text
     }
@@ -112,12 +114,12 @@ pub struct ImatrixReport {
     /// Tensors with statistics.
     pub tensors: usize,
     /// Chunks of text seen, those of merged files included.
-    pub chunks: u64,
-    /// Tokens per chunk.
-    pub chunk_size: u64,
+    pub chunks: u32,
+    /// Tokens per chunk; 0 where a legacy file does not say.
+    pub chunk_size: u32,
     /// Where the text came from.
     pub datasets: Vec<String>,
-    /// Tensors that saw no token, such as experts never chosen.
+    /// Tensors of which a part saw no token, such as experts never chosen.
     pub unseen: Vec<String>,
     #[serde(serialize_with = "by_step")]
     pub seconds: Vec<StepTime>,
@@ -131,7 +133,8 @@ impl Report for ImatrixReport {
         }
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
-        line(&mut text, "text", &format!("{} chunks of {} tokens", grouped(self.chunks), grouped(self.chunk_size)));
+        let of = if self.chunk_size == 0 { String::new() } else { format!(" of {} tokens", self.chunk_size) };
+        line(&mut text, "text", &format!("{} chunks{of}", grouped(self.chunks.into())));
         for dataset in &self.datasets {
             line(&mut text, "dataset", dataset);
         }
@@ -200,73 +203,19 @@ impl Report for PlanReport {
     }
 }
 
-/// Every statistic of two models on the same text. KL divergences are in nats per token.
+/// Every statistic of two models on the same text.
 #[derive(Clone, Debug, Serialize)]
 pub struct KldReport {
-    pub tokens: u64,
-    pub mean_kld: f64,
-    pub mean_kld_se: f64,
-    pub median_kld: f64,
-    pub p90_kld: f64,
-    pub p95_kld: f64,
-    pub p99_kld: f64,
-    pub p999_kld: f64,
-    pub max_kld: f64,
-    pub min_kld: f64,
-    /// Share of tokens with the same most probable next token, 0 to 1.
-    pub same_top: f64,
-    pub same_top_se: f64,
-    /// Root mean square of the change of the true token's probability, 0 to 1.
-    pub rms_dp: f64,
-    /// Mean of the change of the true token's probability, -1 to 1.
-    pub mean_dp: f64,
-    pub ppl_base: f64,
-    pub ppl_quant: f64,
-    pub bytes_base: u64,
-    pub bytes_quant: u64,
-    /// By domain of the text; one entry where the text has no domains.
-    pub domains: BTreeMap<String, DomainKld>,
+    #[serde(flatten)]
+    pub statistics: kld::Report,
     pub device: String,
     #[serde(serialize_with = "by_step")]
     pub seconds: Vec<StepTime>,
 }
 
-/// The statistics of one domain of the text.
-#[derive(Clone, Debug, Serialize)]
-pub struct DomainKld {
-    pub tokens: u64,
-    pub mean_kld: f64,
-    pub mean_kld_se: f64,
-    pub same_top: f64,
-}
-
 impl Report for KldReport {
     fn human(&self) -> String {
-        let mut text = String::new();
-        if self.domains.len() > 1 {
-            text = format!("{}\n", domains_table(&self.domains));
-        }
-        line(&mut text, "tokens", &grouped(self.tokens));
-        line(&mut text, "mean KL", &format!("{} nats per token", with_se(self.mean_kld, Some(self.mean_kld_se))));
-        for (name, kld) in [
-            ("median KL", self.median_kld),
-            ("90 % KL", self.p90_kld),
-            ("95 % KL", self.p95_kld),
-            ("99 % KL", self.p99_kld),
-            ("99.9 % KL", self.p999_kld),
-            ("maximum KL", self.max_kld),
-            ("minimum KL", self.min_kld),
-        ] {
-            line(&mut text, name, &nats(kld));
-        }
-        let (top, top_se) = (self.same_top * 100.0, self.same_top_se * 100.0);
-        line(&mut text, "same top token", &format!("{top:.3} ± {top_se:.3} %"));
-        line(&mut text, "RMS Δp", &format!("{:.3} %", self.rms_dp * 100.0));
-        line(&mut text, "mean Δp", &format!("{:.3} %", self.mean_dp * 100.0));
-        line(&mut text, "perplexity", &format!("{:.4} base, {:.4} quantized", self.ppl_base, self.ppl_quant));
-        line(&mut text, "size", &format!("{} base, {} quantized", bytes(self.bytes_base), bytes(self.bytes_quant)));
-        line(&mut text, "device", &self.device);
-        text
+        self.statistics.table()
     }
 }
 
@@ -290,11 +239,8 @@ fn nats(kld: f64) -> String {
     }
 }
 
-fn with_se(kld: f64, se: Option<f64>) -> String {
-    match se {
-        Some(se) => format!("{} ± {}", nats(kld), nats(se)),
-        None => nats(kld),
-    }
+fn with_se(kld: f64, se: f64) -> String {
+    format!("{} ± {}", nats(kld), nats(se))
 }
 
 fn steps_table(steps: &[StepTime]) -> Table {
@@ -313,21 +259,6 @@ fn types_table(types: &[TypeShare]) -> Table {
     for share in types {
         let percent = share.bytes as f64 * 100.0 / all.max(1) as f64;
         table.row([share.ty.to_string(), grouped(share.count as u64), grouped(share.bytes), format!("{percent:.1} %")]);
-    }
-    table
-}
-
-fn domains_table(domains: &BTreeMap<String, DomainKld>) -> Table {
-    let right = |title| (title, Align::Right);
-    let mut table =
-        Table::new(&[("domain", Align::Left), right("tokens"), right("mean KL"), right("same top")]);
-    for (name, domain) in domains {
-        table.row([
-            name.clone(),
-            grouped(domain.tokens),
-            with_se(domain.mean_kld, Some(domain.mean_kld_se)),
-            format!("{:.2} %", domain.same_top * 100.0),
-        ]);
     }
     table
 }
@@ -376,20 +307,16 @@ mod tests {
     use super::*;
 
     fn report() -> QuantizeReport {
-        let note = |tensor: &str| Fallback {
-            tensor: tensor.to_owned(),
-            wanted: GgmlType::Q4_K,
-            used: GgmlType::Q5_0,
-        };
+        let note = |tensor: &str| Fallback { tensor: tensor.to_owned(), wanted: GgmlType::Q4_K, used: GgmlType::Q5_0 };
         QuantizeReport {
             output: "tiny.gguf".into(),
             bytes: 5_225_472,
             bpw: 4.498,
             predicted_kld: Some(0.0213),
-            measured_kld: Some(0.0221),
-            measured_kld_se: Some(0.0004),
-            same_top: Some(0.934),
-            tokens: Some(8192),
+            measured_kld: 0.0221,
+            measured_kld_se: 0.0004,
+            same_top: 0.934,
+            tokens: 8192,
             device: "CPU".into(),
             seconds: vec![
                 StepTime { step: "read".into(), seconds: 0.5 },

@@ -45,7 +45,11 @@ pub fn run(args: &PlanArgs, global: &Global) -> Result<()> {
     for output in [&args.output].into_iter().chain(&args.tensor_types) {
         common::check_output(output, [&args.analysis])?;
     }
-    ensure!(args.tensor_types.as_ref() != Some(&args.output), "two outputs have the same name: `{}`", args.output.display());
+    ensure!(
+        args.tensor_types.as_ref() != Some(&args.output),
+        "two outputs have the same name: `{}`",
+        args.output.display()
+    );
     let target = args.target.target().context("a target is missing")?;
     let analysis = Analysis::read(&args.analysis)?;
     // an analysis of real activations is importance data

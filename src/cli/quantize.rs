@@ -6,11 +6,14 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TargetArgs, TypeArgs};
-use super::output::{self, QuantizeReport};
+use super::output::{self, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
+use super::text::Reader;
 use super::{Global, table};
-use crate::gguf::SplitName;
-use crate::plan::Target;
+use crate::gguf::{GgufFile, SplitName};
+use crate::pipeline::quantize::{Goal, Job};
+use crate::plan::{Plan, Target};
+use crate::source::Model;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,12 +71,53 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
     common::check_output(&file, inputs)?;
     let bars = global.bars()?;
     let report = work(args, &file, &bars)?;
+    // the last step's bar is gone before the result appears
+    drop(bars);
     output::print(global, &report)
 }
 
-/// The call into the library.
-fn work(_args: &QuantizeArgs, _output: &Path, _bars: &Bars) -> Result<QuantizeReport> {
-    anyhow::bail!("this build cannot quantize yet")
+fn work(args: &QuantizeArgs, file: &Path, bars: &Bars) -> Result<QuantizeReport> {
+    let device = args.device.open()?;
+    let model = Model::open(&args.model)?;
+    let reader = Reader::new(&model)?;
+    let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    let job = Job {
+        device: &device,
+        model: &model,
+        calibration: &calibration,
+        dataset: &dataset,
+        imatrix: common::read_imatrix(args.imatrix.as_deref())?,
+        heldout: &heldout,
+        types: &args.types.candidates(&model, &args.keep.keep),
+        constraints: common::constraints(&args.types, &args.keep, true),
+        goal: goal(args),
+        seed: args.seed,
+        output: file,
+    };
+    let outcome = job.run(bars)?;
+    Ok(QuantizeReport {
+        output: file.to_owned(),
+        bytes: outcome.bytes,
+        bpw: outcome.plan.bpw,
+        predicted_kld: outcome.plan.predicted_kld,
+        measured_kld: outcome.report.all.mean_kld,
+        measured_kld_se: outcome.report.all.mean_kld_se,
+        same_top: outcome.report.all.same_top,
+        tokens: outcome.report.all.tokens,
+        device: device.name(),
+        seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
+        types: TypeShare::of_file(&GgufFile::open(file)?.summary()),
+        fallbacks: outcome.plan.fallbacks,
+    })
+}
+
+fn goal(args: &QuantizeArgs) -> Goal {
+    match (args.target.target(), args.plan.clone()) {
+        (Some(target), _) => Goal::Target(target),
+        (None, Some(path)) => Goal::Plan(Box::new(move |analysis| Plan::read(&path, analysis))),
+        (None, None) => unreachable!("clap asks for a target"),
+    }
 }
 
 /// `<model>-<target>.gguf` in the current folder.

@@ -78,6 +78,9 @@ impl Mix {
     }
 }
 
+/// The type of a tensor that is exempt from the rules, by name.
+pub type Pins<'a> = &'a dyn Fn(&str) -> Option<GgmlType>;
+
 /// How to mix.
 #[derive(Clone, Copy, Default)]
 pub struct MixOptions<'a> {
@@ -86,7 +89,7 @@ pub struct MixOptions<'a> {
     /// Whether importance data is at hand.
     pub has_imatrix: bool,
     /// Types for single tensors (`--tensor-type`, `--keep`). Such tensors do not count in the rules about layers.
-    pub pinned: Option<&'a dyn Fn(&str) -> Option<GgmlType>>,
+    pub pinned: Option<Pins<'a>>,
 }
 
 /// The types that `llama-quantize` gives `tensors` (all tensors of the file, in any order) for `ftype`.

@@ -14,8 +14,9 @@ use super::container::{Container, Stored};
 use super::general;
 use super::weights::{Tensor, Weights};
 use crate::arch::{self, Expected, Family, HfConfig, Hparams};
-use crate::gguf::{Metadata, Value as GgufValue, map_file};
+use crate::gguf::{Metadata, map_file};
 use crate::quant::GgmlType;
+use crate::tokenizer;
 
 const INDEX_NAME: &str = "model.safetensors.index.json";
 
@@ -277,13 +278,8 @@ fn metadata(
     }
     // `GGML_QNT_VERSION`
     metadata.set("general.quantization_version", 2u32);
-    for (key, value) in tokenizer_metadata(folder, config, config.size("vocab_size")? as usize)? {
+    for (key, value) in tokenizer::gguf_metadata(folder, config.json(), config.size("vocab_size")? as usize)? {
         metadata.set(key, value);
     }
     Ok(metadata)
-}
-
-/// The `tokenizer.*` keys.
-fn tokenizer_metadata(_folder: &Path, _config: &HfConfig, _vocab_rows: usize) -> Result<Vec<(String, GgufValue)>> {
-    Ok(Vec::new())
 }
