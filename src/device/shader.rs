@@ -1,0 +1,111 @@
+//! The WGSL of the program and the preprocessor that composes it.
+//!
+//! One directive: a line `#import name` is replaced by `shaders/common/name.wgsl`, once per composition.
+//! `#import weight` is replaced by the decoder of the weight type that the pipeline is made for, `shaders/decode/TYPE.wgsl`.
+//! Everything else that varies is an `override` constant, so each file stays plain WGSL.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result, bail};
+
+use crate::quant::GgmlType;
+
+macro_rules! wgsl {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Every file under `shaders/`, by its path without the ending.
+pub static SOURCES: &[(&str, &str)] = wgsl!["common/grid", "decode/f32", "decode/f16", "decode/bf16", "status",];
+
+/// The text of one file.
+pub fn source(name: &str) -> Result<&'static str> {
+    let found = SOURCES.iter().find(|(path, _)| *path == name);
+    found.map(|(_, text)| *text).with_context(|| format!("no such shader: `{name}`"))
+}
+
+/// The files with an entry point, that is all except `common/` and `decode/`.
+pub fn entries() -> impl Iterator<Item = &'static str> {
+    let library = |path: &str| path.starts_with("common/") || path.starts_with("decode/");
+    SOURCES.iter().map(|(path, _)| *path).filter(move |path| !library(path))
+}
+
+/// The weight types that a kernel with `#import weight` can read on a GPU.
+pub fn decoders() -> impl Iterator<Item = GgmlType> {
+    GgmlType::all().filter(|ty| source(&decoder(*ty)).is_ok())
+}
+
+fn decoder(ty: GgmlType) -> String {
+    format!("decode/{}", ty.name().to_lowercase())
+}
+
+/// Whether the composed shader needs a weight type.
+pub fn reads_weight(name: &str) -> Result<bool> {
+    Ok(imports(source(name)?).any(|import| import == "weight"))
+}
+
+fn imports(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("#import ").map(str::trim))
+}
+
+/// The complete WGSL of the shader `name`, for weights of type `weight` where it reads any.
+pub fn compose(name: &str, weight: Option<GgmlType>) -> Result<String> {
+    let mut out = String::new();
+    append(name, weight, &mut HashSet::new(), &mut out)?;
+    Ok(out)
+}
+
+fn append(name: &str, weight: Option<GgmlType>, done: &mut HashSet<String>, out: &mut String) -> Result<()> {
+    if !done.insert(name.to_owned()) {
+        return Ok(());
+    }
+    for line in source(name)?.lines() {
+        let Some(import) = line.trim().strip_prefix("#import ").map(str::trim) else {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        };
+        let path = match (import, weight) {
+            ("weight", Some(ty)) => decoder(ty),
+            ("weight", None) => bail!("shader `{name}` needs a weight type"),
+            (common, _) => format!("common/{common}"),
+        };
+        append(&path, weight, done, out).with_context(|| format!("imported by shader `{name}`"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_appears_once_and_unknown_names_fail() {
+        let text = compose("status", None).unwrap();
+        assert_eq!(text.matches("struct Grid").count(), 1);
+        assert!(!text.contains("#import"));
+        assert!(compose("no-such-shader", None).is_err());
+    }
+
+    #[test]
+    fn every_file_under_shaders_is_listed() {
+        fn walk(dir: &std::path::Path, root: &std::path::Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, root, found);
+                } else if path.extension().is_some_and(|ending| ending == "wgsl") {
+                    let name = path.strip_prefix(root).unwrap().with_extension("");
+                    found.push(name.to_str().unwrap().replace('\\', "/"));
+                }
+            }
+        }
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+        let mut found = Vec::new();
+        walk(&root, &root, &mut found);
+        for name in found {
+            assert!(source(&name).is_ok(), "shaders/{name}.wgsl is not in SOURCES");
+        }
+    }
+}
