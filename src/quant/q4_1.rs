@@ -20,8 +20,9 @@ pub(super) struct Q4_1;
 
 /// Largest code.
 const TOP: f32 = 15.0;
-/// Codes spanned by the range of a block, less [`TOP`].
-const SPREADS: Grid = Grid { first: -1.0, step: 0.1, count: 37 };
+/// See [`AffineFit::try_spreads`].
+const SPREADS: Grid = Grid { first: -3.0, step: 1.0, count: 6 };
+const SHIFTS: Grid = Grid { first: -0.5, step: 0.25, count: 10 };
 
 impl BlockFormat for Q4_1 {
     const TYPE: GgmlType = GgmlType::Q4_1;
@@ -42,8 +43,8 @@ impl BlockFormat for Q4_1 {
         let moments = Moments::of(&tile);
         let (low, high) = range(&tile.x);
         let mut fit = AffineFit::NONE;
-        fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, SPREADS);
-        fit.alternate::<false, 32>(&tile, &moments, TOP, 2);
+        fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, (SPREADS, SHIFTS));
+        fit.alternate::<false, 32>(&tile, &moments, TOP, 1);
         let (d, m) = (map(|i| round_f16(fit.scale[i])), map(|i| round_f16(fit.offset[i])));
         let codes = affine_codes::<32>(&tile, &d, &m, TOP);
         for (i, block) in blocks.iter_mut().enumerate() {
