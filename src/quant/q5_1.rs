@@ -1,8 +1,8 @@
 //! Q5_1: 32 weights, `d * code + m`.
 
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
-use super::search::{AffineFit, Grid, Moments, affine_codes, range};
+use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::search::{AffineFit, Grid, Moments, affine_codes, range, round_affine};
 use super::{GgmlType, nibbles};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -46,7 +46,7 @@ impl BlockFormat for Q5_1 {
         let mut fit = AffineFit::NONE;
         fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, (SPREADS, SHIFTS));
         fit.alternate::<false, 32>(&tile, &moments, TOP, 1);
-        let (d, m) = (map(|i| round_f16(fit.scale[i])), map(|i| round_f16(fit.offset[i])));
+        let (d, m) = round_affine(&tile, &moments, &fit, TOP);
         let codes = affine_codes::<32>(&tile, &d, &m, TOP);
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block {

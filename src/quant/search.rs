@@ -316,6 +316,21 @@ impl AffineFit {
     }
 }
 
+/// The scale and offset as f16, the offset solved for again once the scale is rounded.
+#[inline(always)]
+pub fn round_affine<const N: usize>(
+    tile: &SubBlocks<N>,
+    moments: &Moments,
+    fit: &AffineFit,
+    top: f32,
+) -> (Lanes, Lanes) {
+    let scale = map(|i| round_f16(fit.scale[i]));
+    let inverse = map(|i| reciprocal(scale[i]));
+    let sums = affine_sums(tile, &fit.offset, &inverse, top);
+    let offset = map(|i| round_f16((moments.first[i] - scale[i] * sums.codes[i]) / moments.weight[i]));
+    (scale, offset)
+}
+
 /// Codes of the levels nearest to `x / scale`, lane by lane.
 #[inline(always)]
 pub fn level_codes<L: Levels, const N: usize>(tile: &SubBlocks<N>, scale: &Lanes) -> Codes<N> {
