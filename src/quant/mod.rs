@@ -3,6 +3,29 @@
 
 use std::fmt;
 
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+
+mod codec;
+pub mod device_layout;
+mod iq4_nl;
+mod iq4_xs;
+mod lanes;
+mod nibbles;
+mod plain;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod search;
+mod super_block;
+
 /// A tensor type of ggml, by its id in the file (`ggml.h`, `enum ggml_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)]
@@ -144,26 +167,113 @@ impl fmt::Display for GgmlType {
 }
 
 impl serde::Serialize for GgmlType {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
 impl<'de> serde::Deserialize<'de> for GgmlType {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         GgmlType::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown tensor type: `{name}`")))
     }
 }
 
-/// A block format that can be decoded and encoded.
+/// A format that can be decoded and encoded.
 ///
-/// `row.len()` is a multiple of the type's block length and `bytes.len()` the exact size of such a row.
+/// Values are whole rows: their number is a multiple of the type's block length (and of `importance.len()`, the columns of
+/// a row), and `bytes` has the exact size of that many values.
 pub trait Format: Sync {
     fn ty(&self) -> GgmlType;
-    /// Decodes one row, exactly as ggml's `to_float` does.
-    fn decode_row(&self, bytes: &[u8], out: &mut [f32]);
-    /// Encodes one row so that `sum_j importance[j] * (decoded[j] - row[j])^2` is small.
-    /// `importance` holds one non-negative finite weight per column. No NaN is ever written.
-    fn encode_row(&self, row: &[f32], importance: &[f32], bytes: &mut [u8]);
+    /// Decodes exactly as ggml's `to_float` does.
+    fn decode_rows(&self, bytes: &[u8], out: &mut [f32]);
+    /// Encodes so that `sum_j importance[j] * (decoded[j] - row[j])^2` is small in every row.
+    /// `importance` holds one weight per column; where a block has none that is positive and finite, all weights are 1.
+    /// NaN is encoded as zero, infinities as the largest values of the format: what is written always decodes to finite values.
+    fn encode_rows(&self, values: &[f32], importance: &[f32], bytes: &mut [u8]);
+}
+
+/// The format of a type, if this program can decode and encode it.
+pub fn format(ty: GgmlType) -> Option<&'static dyn Format> {
+    use codec::Blocks;
+    Some(match ty {
+        GgmlType::F32 => &plain::F32,
+        GgmlType::F16 => &plain::F16,
+        GgmlType::BF16 => &plain::Bf16,
+        GgmlType::Q4_0 => &Blocks(q4_0::Q4_0),
+        GgmlType::Q4_1 => &Blocks(q4_1::Q4_1),
+        GgmlType::Q5_0 => &Blocks(q5_0::Q5_0),
+        GgmlType::Q5_1 => &Blocks(q5_1::Q5_1),
+        GgmlType::Q8_0 => &Blocks(q8_0::Q8_0),
+        GgmlType::Q2_K => &Blocks(q2_k::Q2K),
+        GgmlType::Q3_K => &Blocks(q3_k::Q3K),
+        GgmlType::Q4_K => &Blocks(q4_k::Q4K),
+        GgmlType::Q5_K => &Blocks(q5_k::Q5K),
+        GgmlType::Q6_K => &Blocks(q6_k::Q6K),
+        GgmlType::IQ4_NL => &Blocks(iq4_nl::Iq4Nl),
+        GgmlType::IQ4_XS => &Blocks(iq4_xs::Iq4Xs),
+        _ => return None,
+    })
+}
+
+/// Values that one parallel task handles: enough to hide the cost of handing it over, few enough to balance.
+const TASK_VALUES: usize = 1 << 14;
+
+fn required(ty: GgmlType) -> Result<&'static dyn Format> {
+    format(ty).with_context(|| format!("this tensor type can be neither read nor written: `{ty}`"))
+}
+
+/// Decodes `bytes` of type `ty` in parallel. `out.len()` is the number of weights.
+pub fn decode(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let format = required(ty)?;
+    ensure!(
+        out.len().is_multiple_of(ty.block_len()) && bytes.len() as u64 == ty.bytes_for(out.len() as u64),
+        "{} bytes of {ty} do not hold {} weights",
+        bytes.len(),
+        out.len()
+    );
+    let task = TASK_VALUES.next_multiple_of(ty.block_len());
+    let task_bytes = task / ty.block_len() * ty.block_bytes();
+    out.par_chunks_mut(task).zip(bytes.par_chunks(task_bytes)).for_each(|(out, bytes)| format.decode_rows(bytes, out));
+    Ok(())
+}
+
+/// Encodes rows of `importance.len()` columns in parallel; the bytes do not depend on the number of threads.
+/// See [`Format::encode_rows`] for what is minimized.
+pub fn encode(ty: GgmlType, values: &[f32], importance: &[f32], bytes: &mut [u8]) -> Result<()> {
+    let format = required(ty)?;
+    let cols = importance.len();
+    ensure!(ty.fits(cols), "rows of {cols} columns cannot be stored as {ty}, whose blocks hold {}", ty.block_len());
+    if values.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        values.len().is_multiple_of(cols) && bytes.len() as u64 == ty.bytes_for(values.len() as u64),
+        "{} values in rows of {cols} do not fill {} bytes of {ty}",
+        values.len(),
+        bytes.len()
+    );
+    let task = TASK_VALUES.div_ceil(cols) * cols;
+    let task_bytes = task / ty.block_len() * ty.block_bytes();
+    let tasks = values.par_chunks(task).zip(bytes.par_chunks_mut(task_bytes));
+    tasks.for_each(|(values, bytes)| format.encode_rows(values, importance, bytes));
+    Ok(())
+}
+
+/// The type that a tensor of `cols` columns gets when `ty` was asked for: `ty` itself if it fits, else the type that
+/// llama.cpp falls back to (`src/llama-quant.cpp`, `tensor_type_fallback`).
+pub fn fallback(ty: GgmlType, cols: usize) -> GgmlType {
+    use GgmlType::*;
+    if ty.fits(cols) {
+        return ty;
+    }
+    let smaller = match ty {
+        IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ4_XS => IQ4_NL,
+        Q2_0 | Q2_K | Q3_K | TQ1_0 | TQ2_0 => Q4_0,
+        Q4_K => Q5_0,
+        Q5_K => Q5_1,
+        Q6_K => Q8_0,
+        _ => F16,
+    };
+    if smaller.fits(cols) { smaller } else { F16 }
 }

@@ -1,0 +1,70 @@
+//! IQ4_XS: 256 weights in 8 sub-blocks of 32, `d * (scale - 32) * level` with the levels of IQ4_NL.
+
+use super::codec::BlockFormat;
+use super::iq4_nl::{LEVELS, Table};
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::search::{Grid, Integers, level_codes};
+use super::super_block::{SymmetricPlan, symmetric};
+use super::{GgmlType, nibbles};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    /// Bits 4 and 5 of the scale of sub-block `b` in bits `2b` and `2b + 1`.
+    scales_high: [u8; 2],
+    /// Low nibbles of the scales, two per byte.
+    scales_low: [u8; 4],
+    /// Each sub-block as in IQ4_NL.
+    codes: [[u8; 16]; 8],
+}
+
+const _: () = assert!(size_of::<Block>() == 136);
+
+pub(super) struct Iq4Xs;
+
+const PLAN: SymmetricPlan = SymmetricPlan {
+    front: Grid { first: -140.0, step: 4.0, count: 14 },
+    back: Grid { first: 80.0, step: 4.0, count: 12 },
+    alternations: 1,
+    anchors: [-32.0, -31.0, -30.0, -29.0, -28.0, -27.0, -26.0, -25.0, 31.0, 30.0, 29.0, 28.0, 27.0, 26.0, 25.0, 24.0],
+    window: 1,
+};
+
+impl BlockFormat for Iq4Xs {
+    const TYPE: GgmlType = GgmlType::IQ4_XS;
+    const GROUP: usize = LANES / 8;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        let high = u16::from_le_bytes(block.scales_high);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let scale = (block.scales_low[b / 2] >> (4 * (b % 2)) & 15) as u16 | (high >> (2 * b) & 3) << 4;
+            let step = d * (scale as i32 - 32) as f32;
+            for (out, code) in out.iter_mut().zip(nibbles::unpack(&block.codes[b])) {
+                *out = step * LEVELS[code as usize] as f32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first * 8, 8);
+        let fit = symmetric::<Table, Integers<-32, 31>, 32>(&tile, 8, &PLAN);
+        let codes = level_codes::<Table, 32>(&tile, &map(|i| fit.d[i] * fit.integer[i]));
+        for (block, lanes) in blocks.iter_mut().zip([0, 8]) {
+            let mut high = 0u16;
+            block.d = write_f16(fit.d[lanes]);
+            block.scales_low = [0; 4];
+            for b in 0..8 {
+                let scale = small_integer(fit.integer[lanes + b] + 32.0);
+                block.scales_low[b / 2] |= (scale & 15) << (4 * (b % 2));
+                high |= ((scale >> 4) as u16) << (2 * b);
+                block.codes[b] = nibbles::pack(&codes[lanes + b]);
+            }
+            block.scales_high = high.to_le_bytes();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Q3_K: 256 weights in 16 sub-blocks of 16, `d * (scale - 32) * (code - 4)`.
+
+use super::GgmlType;
+use super::codec::BlockFormat;
+use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::search::{Grid, Integers, level_codes};
+use super::super_block::{SymmetricPlan, symmetric};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    /// Bit 2 of the codes: bit `k` of byte `l` belongs to weight `32 k + l`.
+    high: [u8; 32],
+    /// Bits 0 and 1: byte `l` of each half holds weights `l`, `l + 32`, `l + 64`, `l + 96` of 128.
+    low: [[u8; 32]; 2],
+    /// Bits 0 to 3 of scales `j` and `j + 8` in byte `j`, then bits 4 and 5 of scales `j`, `j + 4`, `j + 8`, `j + 12`.
+    scales: [u8; 12],
+    d: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 110);
+
+pub(super) struct Q3K;
+
+const PLAN: SymmetricPlan = SymmetricPlan {
+    front: Grid { first: -4.6, step: 0.15, count: 16 },
+    back: Grid { first: 2.0, step: 0.15, count: 12 },
+    alternations: 1,
+    anchors: [-32.0, -31.0, -30.0, -29.0, -28.0, -27.0, -26.0, -25.0, 31.0, 30.0, 29.0, 28.0, 27.0, 26.0, 25.0, 24.0],
+    window: 1,
+};
+
+impl BlockFormat for Q3K {
+    const TYPE: GgmlType = GgmlType::Q3_K;
+    const GROUP: usize = 1;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        let scales = unpack_scales(&block.scales);
+        for (k, out) in out.chunks_exact_mut(32).enumerate() {
+            let low = &block.low[k / 4];
+            for (s, out) in out.chunks_exact_mut(16).enumerate() {
+                let step = d * (scales[2 * k + s] as i32 - 32) as f32;
+                for (l, out) in out.iter_mut().enumerate() {
+                    let l = 16 * s + l;
+                    let code = (low[l] >> (2 * (k % 4)) & 3) | (block.high[l] >> k & 1) << 2;
+                    *out = step * (code as i32 - 4) as f32;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<16>::load(rows, first * LANES, LANES);
+        let fit = symmetric::<Integers<-4, 3>, Integers<-32, 31>, 16>(&tile, LANES, &PLAN);
+        let codes = level_codes::<Integers<-4, 3>, 16>(&tile, &map(|i| fit.d[i] * fit.integer[i]));
+        let scales = fit.integer.map(|scale| small_integer(scale + 32.0));
+        blocks[0] = pack(write_f16(fit.d[0]), &scales, &codes);
+    }
+}
+
+#[inline(always)]
+fn pack(d: [u8; 2], scales: &[u8; LANES], codes: &Codes<16>) -> Block {
+    let mut block = Block { high: [0; 32], low: [[0; 32]; 2], scales: [0; 12], d };
+    for (j, scale) in scales.iter().enumerate() {
+        block.scales[j % 8] |= (scale & 15) << (4 * (j / 8));
+        block.scales[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
+    }
+    for (s, codes) in codes.iter().enumerate() {
+        let (k, start) = (s / 2, 16 * (s % 2));
+        for (l, code) in codes.iter().enumerate() {
+            block.low[k / 4][start + l] |= (code & 3) << (2 * (k % 4));
+            block.high[start + l] |= (code >> 2) << k;
+        }
+    }
+    block
+}
+
+#[inline(always)]
+fn unpack_scales(bytes: &[u8; 12]) -> [u8; 16] {
+    std::array::from_fn(|j| (bytes[j % 8] >> (4 * (j / 8)) & 15) | (bytes[8 + j % 4] >> (2 * (j / 4)) & 3) << 4)
+}

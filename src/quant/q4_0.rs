@@ -1,0 +1,50 @@
+//! Q4_0: 32 weights, `d * (code - 8)`.
+
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
+use super::search::{Grid, Integers, ScaleFit, extremes, level_codes};
+use super::{GgmlType, nibbles};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    /// Byte `j`: weight `j` low, weight `j + 16` high.
+    codes: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Block>() == 18);
+
+pub(super) struct Q4_0;
+
+type Levels = Integers<-8, 7>;
+const FRONT: Grid = Grid { first: -9.0, step: 0.2, count: 16 };
+const BACK: Grid = Grid { first: 5.6, step: 0.2, count: 14 };
+
+impl BlockFormat for Q4_0 {
+    const TYPE: GgmlType = GgmlType::Q4_0;
+    const GROUP: usize = LANES;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (out, code) in out.iter_mut().zip(nibbles::unpack(&block.codes)) {
+            *out = (code as i32 - 8) as f32 * d;
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first, 1);
+        let extreme = extremes(&tile.x);
+        let mut fit = ScaleFit::NONE;
+        fit.try_anchors::<Levels, 32>(&tile, &extreme, FRONT);
+        fit.try_anchors::<Levels, 32>(&tile, &extreme, BACK);
+        fit.alternate::<Levels, 32>(&tile, 2);
+        let codes = level_codes::<Levels, 32>(&tile, &map(|i| round_f16(fit.scale[i])));
+        for (i, block) in blocks.iter_mut().enumerate() {
+            *block = Block { d: write_f16(fit.scale[i]), codes: nibbles::pack(&codes[i]) };
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Q4_K: 256 weights in 8 sub-blocks of 32, `d * scale * code - d_min * min`.
+
+use super::GgmlType;
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::search::{Grid, Integers, affine_codes};
+use super::super_block::{AffinePlan, affine};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    d_min: [u8; 2],
+    /// See [`pack_scales`].
+    scales: [u8; 12],
+    /// Byte `l` of chunk `c`: weights `64 c + l` low, `64 c + l + 32` high.
+    codes: [[u8; 32]; 4],
+}
+
+const _: () = assert!(size_of::<Block>() == 144);
+
+pub(super) struct Q4K;
+
+const TOP: f32 = 15.0;
+const PLAN: AffinePlan = AffinePlan {
+    top: TOP,
+    spreads: Grid { first: -1.0, step: 0.2, count: 18 },
+    alternations: 1,
+    anchors: super::super_block::SIX_BIT_ANCHORS,
+    window: 1,
+};
+
+impl BlockFormat for Q4K {
+    const TYPE: GgmlType = GgmlType::Q4_K;
+    const GROUP: usize = LANES / 8;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let (d, d_min) = (read_f16(block.d), read_f16(block.d_min));
+        let (scales, mins) = unpack_scales(&block.scales);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let (step, min) = (d * scales[b] as f32, d_min * mins[b] as f32);
+            for (out, code) in out.iter_mut().zip(block.codes[b / 2]) {
+                *out = step * (code >> (4 * (b % 2)) & 15) as f32 - min;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first * 8, 8);
+        let fit = affine::<Integers<0, 63>, 32>(&tile, 8, &PLAN);
+        let codes = affine_codes(&tile, &map(|i| fit.d[i] * fit.scale[i]), &map(|i| -(fit.d_min[i] * fit.min[i])), TOP);
+        for (block, lanes) in blocks.iter_mut().zip([0, 8]) {
+            block.d = write_f16(fit.d[lanes]);
+            block.d_min = write_f16(fit.d_min[lanes]);
+            block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
+            for (c, bytes) in block.codes.iter_mut().enumerate() {
+                let (even, odd) = (&codes[lanes + 2 * c], &codes[lanes + 2 * c + 1]);
+                *bytes = std::array::from_fn(|l| even[l] | odd[l] << 4);
+            }
+        }
+    }
+}
+
+/// Packs 8 scales and 8 mins of 6 bits: the first four of each in bytes 0 to 7, and of the others the low nibbles in bytes
+/// 8 to 11, the two high bits on top of the first eight bytes.
+#[inline(always)]
+pub(super) fn pack_scales(scales: &[f32], mins: &[f32]) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for j in 0..4 {
+        let (scale, min) = (small_integer(scales[j + 4]), small_integer(mins[j + 4]));
+        bytes[j] = small_integer(scales[j]) | (scale >> 4) << 6;
+        bytes[j + 4] = small_integer(mins[j]) | (min >> 4) << 6;
+        bytes[j + 8] = (scale & 15) | min << 4;
+    }
+    bytes
+}
+
+/// The scales and mins packed by [`pack_scales`].
+#[inline(always)]
+pub(super) fn unpack_scales(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let (mut scales, mut mins) = ([0; 8], [0; 8]);
+    for j in 0..4 {
+        (scales[j], mins[j]) = (bytes[j] & 63, bytes[j + 4] & 63);
+        scales[j + 4] = (bytes[j + 8] & 15) | (bytes[j] >> 6) << 4;
+        mins[j + 4] = (bytes[j + 8] >> 4) | (bytes[j + 4] >> 6) << 4;
+    }
+    (scales, mins)
+}

@@ -1,0 +1,59 @@
+//! Q5_1: 32 weights, `d * code + m`.
+
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
+use super::search::{AffineFit, Grid, Moments, affine_codes, range};
+use super::{GgmlType, nibbles};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    m: [u8; 2],
+    /// The fifth bits, weight `j` in bit `j`.
+    high: [u8; 4],
+    codes: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Block>() == 24);
+
+pub(super) struct Q5_1;
+
+/// Largest code.
+const TOP: f32 = 31.0;
+/// Codes spanned by the range of a block, less [`TOP`].
+const SPREADS: Grid = Grid { first: -1.0, step: 0.1, count: 37 };
+
+impl BlockFormat for Q5_1 {
+    const TYPE: GgmlType = GgmlType::Q5_1;
+    const GROUP: usize = LANES;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let (d, m) = (read_f16(block.d), read_f16(block.m));
+        for (out, code) in out.iter_mut().zip(nibbles::unpack_five(&block.codes, block.high)) {
+            *out = code as f32 * d + m;
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first, 1);
+        let moments = Moments::of(&tile);
+        let (low, high) = range(&tile.x);
+        let mut fit = AffineFit::NONE;
+        fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, SPREADS);
+        fit.alternate::<false, 32>(&tile, &moments, TOP, 2);
+        let (d, m) = (map(|i| round_f16(fit.scale[i])), map(|i| round_f16(fit.offset[i])));
+        let codes = affine_codes::<32>(&tile, &d, &m, TOP);
+        for (i, block) in blocks.iter_mut().enumerate() {
+            *block = Block {
+                d: write_f16(d[i]),
+                m: write_f16(m[i]),
+                high: nibbles::pack_high(&codes[i]),
+                codes: nibbles::pack(&codes[i]),
+            };
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Q8_0: 32 weights, `d * code` with codes from -127 to 127.
+
+use super::GgmlType;
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, map, max, read_f16, reciprocal, round_f16, write_f16};
+use super::search::{Grid, Integers, level_codes, range, scale_error};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    codes: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Block>() == 34);
+
+pub(super) struct Q8_0;
+
+type Levels = Integers<-127, 127>;
+/// Codes of the largest magnitude. The error is nearly flat here, so each trial is another draw of the rounding noise.
+/// Whole codes, so that a decoded block is found again exactly.
+const ANCHORS: Grid = Grid { first: 127.0, step: -1.0, count: 8 };
+
+impl BlockFormat for Q8_0 {
+    const TYPE: GgmlType = GgmlType::Q8_0;
+    const GROUP: usize = LANES;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (out, code) in out.iter_mut().zip(block.codes) {
+            *out = (code as i8) as f32 * d;
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first, 1);
+        let (low, high) = range(&tile.x);
+        let largest = map(|i| max(high[i], -low[i]));
+        let mut best = map(|i| round_f16(largest[i] / ANCHORS.first));
+        let mut error = scale_error::<Levels, 32>(&tile, &best);
+        for t in 1..ANCHORS.count {
+            let inverse = reciprocal(ANCHORS.at(t));
+            let scale = map(|i| round_f16(largest[i] * inverse));
+            let trial = scale_error::<Levels, 32>(&tile, &scale);
+            for i in 0..LANES {
+                let better = trial[i] < error[i];
+                best[i] = if better { scale[i] } else { best[i] };
+                error[i] = if better { trial[i] } else { error[i] };
+            }
+        }
+        let codes = level_codes::<Levels, 32>(&tile, &best);
+        for (i, block) in blocks.iter_mut().enumerate() {
+            *block = Block { d: write_f16(best[i]), codes: codes[i].map(|code| code.wrapping_sub(127)) };
+        }
+    }
+}
