@@ -270,3 +270,25 @@ fn python_s_gguf_reads_ours() {
     assert!(status.success());
     assert_eq!(GgufFile::open(&path).unwrap().tensors.len(), 3);
 }
+
+/// `DQ_GPU_LLAMA_IMATRIX=/path/to/llama-imatrix cargo test --test imatrix -- --ignored`
+#[test]
+#[ignore = "needs llama-imatrix"]
+fn llama_cpp_reads_ours_and_ignores_what_it_does_not_know() {
+    let program = std::env::var_os("DQ_GPU_LLAMA_IMATRIX").expect("DQ_GPU_LLAMA_IMATRIX is set");
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (dir.path().join("ours.gguf"), dir.path().join("theirs.gguf"));
+    let plain = Imatrix::read(&data("llama.gguf")).unwrap();
+    let mut rich = plain.clone();
+    rich.extra.push(("dq_gpu.version".into(), Value::String("0.1.0".into())));
+    for entry in rich.entries.values_mut() {
+        entry.sum = Some(vec![-1.0; entry.sum2.len()]);
+    }
+    rich.write_gguf(&ours).unwrap();
+    let model = std::env::var_os("DQ_GPU_MODEL").expect("DQ_GPU_MODEL is any model that llama.cpp loads");
+    let mut command = Command::new(program);
+    command.arg("-m").arg(model).arg("--in-file").arg(&ours).arg("-o").arg(&theirs).args(["-c", "128", "-b", "128"]);
+    assert!(command.args(["--output-format", "gguf"]).status().unwrap().success());
+    let read = Imatrix::read(&theirs).unwrap();
+    assert_eq!(read.entries, plain.entries);
+}

@@ -77,11 +77,7 @@ impl Folder {
             tokens,
             types,
             scores: if kind == Kind::SentencePiece { scores } else { Vec::new() },
-            merges: if kind == Kind::ByteLevelBpe {
-                merges.iter().map(|pair| merge_text(pair)).collect()
-            } else {
-                Vec::new()
-            },
+            merges: if kind == Kind::ByteLevelBpe { merges.iter().map(merge_text).collect() } else { Vec::new() },
             special: special.ids,
             add: special.add,
             space_prefix: space_prefix(&architecture, kind, &tokenizer_config),
