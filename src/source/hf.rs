@@ -14,8 +14,9 @@ use super::container::{Container, Stored};
 use super::general;
 use super::weights::{Tensor, Weights};
 use crate::arch::{self, Expected, Family, HfConfig, Hparams};
-use crate::gguf::{Metadata, Value as GgufValue, map_file};
+use crate::gguf::{Metadata, map_file};
 use crate::quant::GgmlType;
+use crate::tokenizer;
 
 const INDEX_NAME: &str = "model.safetensors.index.json";
 
@@ -182,7 +183,8 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
 fn hparams(family: &dyn Family, config: &HfConfig, metadata: &Metadata) -> Result<Hparams> {
     // the vocabulary is what config.json says; the embedding's shape is checked against it
     let vocabulary = config.size("vocab_size")? as usize;
-    let mut hparams = family.hparams(metadata, &|_| Some(vocabulary))?;
+    let hparams = family.hparams(metadata, &|_| Some(vocabulary));
+    let mut hparams = hparams.with_context(|| format!("cannot use the model: `{}`", config.path().display()))?;
     if let Some(window) = family.config_window(config)? {
         hparams.window = Some(window);
     }
@@ -277,13 +279,8 @@ fn metadata(
     }
     // `GGML_QNT_VERSION`
     metadata.set("general.quantization_version", 2u32);
-    for (key, value) in tokenizer_metadata(folder, config, config.size("vocab_size")? as usize)? {
+    for (key, value) in tokenizer::gguf_metadata(folder, config.json(), config.size("vocab_size")? as usize)? {
         metadata.set(key, value);
     }
     Ok(metadata)
-}
-
-/// The `tokenizer.*` keys.
-fn tokenizer_metadata(_folder: &Path, _config: &HfConfig, _vocab_rows: usize) -> Result<Vec<(String, GgufValue)>> {
-    Ok(Vec::new())
 }

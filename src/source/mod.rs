@@ -3,7 +3,6 @@
 //! Tensors have their GGUF names and layouts whatever the source; bytes are mapped and read when asked for.
 
 mod container;
-mod decode;
 mod general;
 mod gguf;
 mod hf;

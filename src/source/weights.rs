@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::container::Container;
-use super::decode::decode_row;
 use super::gguf::GgufContainer;
 use crate::arch::{Expected, Transform};
 use crate::gguf::{GgufFile, Metadata, TensorPlan};
-use crate::quant::GgmlType;
+use crate::quant::{self, GgmlType};
 
 /// A tensor of a model.
 #[derive(Clone, Debug)]
@@ -33,10 +32,17 @@ pub struct Tensor {
 /// Where a tensor's bytes come from.
 #[derive(Clone, Debug)]
 enum Origin {
-    /// Tensor `index` of the container, in type `ty`, its rows moved by `transform`.
-    Stored { index: usize, ty: GgmlType, transform: Transform },
+    Stored(StoredAs),
     /// Made when the model was opened.
     Made(Vec<u8>),
+}
+
+/// Tensor `index` of the container, which has it in type `ty`, its rows to be moved by `transform`.
+#[derive(Clone, Copy, Debug)]
+struct StoredAs {
+    index: usize,
+    ty: GgmlType,
+    transform: Transform,
 }
 
 impl Tensor {
@@ -50,7 +56,7 @@ impl Tensor {
     ) -> Result<Tensor> {
         let stored = &container.tensors()[index];
         let (rows, cols) = matrix_shape(&stored.dims).with_context(|| format!("tensor `{name}` is too large"))?;
-        let origin = Origin::Stored { index, ty: stored.ty, transform };
+        let origin = Origin::Stored(StoredAs { index, ty: stored.ty, transform });
         Ok(Tensor { name, rows, cols, dims: stored.dims.clone(), ty, origin })
     }
 
@@ -137,15 +143,8 @@ impl Weights {
     pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
         match &tensor.origin {
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
-            &Origin::Stored { index, ty, transform } if ty == tensor.ty => {
-                let bytes = self.container.bytes(index);
-                if transform == Transform::None {
-                    return Ok(Cow::Borrowed(bytes));
-                }
-                let row_bytes = ty.bytes_for(row_len(tensor, transform) as u64) as usize;
-                Ok(Cow::Owned(moved_rows(bytes, row_bytes, transform)))
-            }
-            Origin::Stored { .. } => {
+            Origin::Stored(stored) if stored.ty == tensor.ty => Ok(self.stored_rows(tensor, stored, 0..tensor.rows)),
+            Origin::Stored(_) => {
                 let values = self.decode(tensor, 0..tensor.rows)?;
                 Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
             }
@@ -175,24 +174,34 @@ impl Weights {
             bail!("tensor `{}` has {} rows, not {rows:?}", tensor.name, tensor.rows);
         }
         let mut values = vec![0.0; rows.len() * tensor.cols];
-        let decoded = values.chunks_exact_mut(tensor.cols.max(1)).zip(rows);
-        match &tensor.origin {
-            Origin::Made(bytes) => decode_row(GgmlType::F32, bytes, &mut values)?,
-            &Origin::Stored { index, ty, transform } if is_vector(tensor, transform) => {
-                let bytes = moved_rows(self.container.bytes(index), ty.block_bytes(), transform);
-                decode_row(ty, &bytes, &mut values)?;
-            }
-            &Origin::Stored { index, ty, transform } => {
-                let bytes = self.container.bytes(index);
-                let row_bytes = ty.bytes_for(tensor.cols as u64) as usize;
-                for (out, row) in decoded {
-                    let start = transform.source_row(row, tensor.rows) * row_bytes;
-                    decode_row(ty, &bytes[start..start + row_bytes], out)
-                        .with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
-                }
-            }
-        }
+        let (ty, bytes) = match &tensor.origin {
+            Origin::Made(bytes) => (GgmlType::F32, Cow::Borrowed(&bytes[..values.len() * 4])),
+            Origin::Stored(stored) => (stored.ty, self.stored_rows(tensor, stored, rows)),
+        };
+        quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
         Ok(values)
+    }
+
+    /// Rows of a tensor in the type that its container has; borrowed from the map where they are in place.
+    fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Cow<'_, [u8]> {
+        let bytes = self.container.bytes(stored.index);
+        // what a transform moves are the rows of a matrix, but the elements of a bias
+        let is_bias = stored.transform != Transform::None && tensor.dims.len() <= 1;
+        let (units, unit_len, unit_count) = if is_bias {
+            (rows.start * tensor.cols..rows.end * tensor.cols, 1, tensor.cols)
+        } else {
+            (rows, tensor.cols, tensor.rows)
+        };
+        let unit_bytes = stored.ty.bytes_for(unit_len as u64) as usize;
+        if stored.transform == Transform::None {
+            return Cow::Borrowed(&bytes[units.start * unit_bytes..units.end * unit_bytes]);
+        }
+        let mut moved = Vec::with_capacity(units.len() * unit_bytes);
+        for unit in units {
+            let start = stored.transform.source_row(unit, unit_count) * unit_bytes;
+            moved.extend_from_slice(&bytes[start..start + unit_bytes]);
+        }
+        Cow::Owned(moved)
     }
 
     /// Fails unless every required tensor is there and every known one has its shape; warns of tensors that are not
@@ -225,7 +234,7 @@ impl Weights {
             hasher.update(format!("{} {:?} {}\n", tensor.name, tensor.dims, tensor.ty).as_bytes());
             match &tensor.origin {
                 Origin::Made(bytes) => drop(hasher.update(bytes)),
-                &Origin::Stored { index, .. } => hash_samples(&mut hasher, self.container.bytes(index)),
+                Origin::Stored(stored) => hash_samples(&mut hasher, self.container.bytes(stored.index)),
             }
         }
         hasher.finalize().to_hex().to_string()
@@ -246,27 +255,6 @@ fn hash_samples(hasher: &mut blake3::Hasher, bytes: &[u8]) {
         hasher.update(&bytes[start..start + PAGE]);
     }
     hasher.update(&bytes[bytes.len() - PAGE..]);
-}
-
-/// Whether a transform moves the elements of a single row: those of a bias.
-fn is_vector(tensor: &Tensor, transform: Transform) -> bool {
-    transform != Transform::None && tensor.dims.len() <= 1
-}
-
-/// Length of what a transform takes for a row: an element of a bias, else a row.
-fn row_len(tensor: &Tensor, transform: Transform) -> usize {
-    if is_vector(tensor, transform) { 1 } else { tensor.cols }
-}
-
-/// `bytes` with its rows of `row_bytes` in the transform's order.
-fn moved_rows(bytes: &[u8], row_bytes: usize, transform: Transform) -> Vec<u8> {
-    let rows = bytes.len() / row_bytes;
-    let mut moved = Vec::with_capacity(bytes.len());
-    for row in 0..rows {
-        let start = transform.source_row(row, rows) * row_bytes;
-        moved.extend_from_slice(&bytes[start..start + row_bytes]);
-    }
-    moved
 }
 
 /// Shapes are the same if they differ in trailing dimensions of 1 only.
