@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::header::{check_name, tensor_bytes};
 use super::value::{Scalar, Value, put_string, string_size};
@@ -125,7 +126,9 @@ fn header(metadata: &Metadata, tensors: &[TensorPlan], layout: &Layout) -> (Vec<
 /// Dropped before that, it leaves nothing behind and an older file of that name untouched.
 pub struct GgufWriter {
     target: PathBuf,
-    out: BufWriter<NamedTempFile>,
+    out: BufWriter<File>,
+    /// Removes the file when dropped, after `out` has closed it.
+    temporary: TempPath,
     tensors: Vec<TensorPlan>,
     layout: Layout,
     /// Position and type id of every metadata value of fixed size.
@@ -142,11 +145,12 @@ impl GgufWriter {
     /// of the format (name over 63 bytes, duplicate name, row that is not whole blocks).
     pub fn new(target: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<GgufWriter> {
         let layout = Layout::new(metadata, tensors)?;
-        let file = temporary_file(target)?;
+        let (file, temporary) = temporary_file(target)?.into_parts();
         let (bytes, scalars) = header(metadata, tensors, &layout);
         let mut writer = GgufWriter {
             target: target.to_owned(),
             out: BufWriter::with_capacity(BUFFER_BYTES, file),
+            temporary,
             tensors: tensors.to_vec(),
             layout,
             scalars,
@@ -229,8 +233,9 @@ impl GgufWriter {
         let size = self.file_size();
         let target = self.target;
         let file = self.out.into_inner().map_err(|error| cannot_write(&target, error.into_error()))?;
-        file.as_file().sync_all().map_err(|error| cannot_write(&target, error))?;
-        file.persist(&target).map_err(|error| cannot_write(&target, error.error))?;
+        file.sync_all().map_err(|error| cannot_write(&target, error))?;
+        drop(file);
+        self.temporary.persist(&target).map_err(|error| cannot_write(&target, error.error))?;
         sync_folder(folder(&target)).map_err(|error| cannot_write(&target, error))?;
         Ok(size)
     }
@@ -257,24 +262,17 @@ fn temporary_file(target: &Path) -> Result<NamedTempFile> {
     if target.is_dir() {
         bail!("the output is a folder: `{}`", target.display());
     }
+    if !folder(target).is_dir() {
+        bail!("the folder of the output does not exist: `{}`", target.display());
+    }
     let prefix = format!(".{}.", name.to_string_lossy());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(".part");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    // tempfile adds the random path to its message; the kind of the error says what a user can act on
     let file = builder.tempfile_in(folder(target));
-    // tempfile adds the random path to its message; the error under it is the one a user can act on
-    file.map_err(|error| match error.raw_os_error() {
-        Some(code) => cannot_write(target, std::io::Error::from_raw_os_error(code)),
-        None => cannot_write(target, plain_reason(&error)),
-    })
-}
-
-fn plain_reason(error: &std::io::Error) -> String {
-    match error.get_ref().and_then(|inner| inner.source()) {
-        Some(source) => source.to_string(),
-        None => error.to_string(),
-    }
+    file.map_err(|error| cannot_write(target, std::io::Error::from(error.kind())))
 }
 
 /// Makes a rename in this folder durable, where the system lets a folder be synced.
