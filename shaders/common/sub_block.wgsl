@@ -11,7 +11,8 @@ struct Params {
     // Sub-blocks of this dispatch, and how many come before it in `values`.
     subs: u32,
     first_sub: u32,
-    pad: u32,
+    // Where the first block goes.
+    first_word: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> values: array<f32>;
@@ -97,7 +98,7 @@ fn store(group: u32, local: u32) {
     let first = group * IMAGE_WORDS;
     let end = params.subs / SUBS * BLOCK_WORDS;
     for (var i = local; i < IMAGE_WORDS && first + i < end; i += LANES) {
-        blocks[first + i] = atomicLoad(&image[i]);
+        blocks[params.first_word + first + i] = atomicLoad(&image[i]);
     }
 }
 
