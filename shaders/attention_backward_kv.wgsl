@@ -7,26 +7,26 @@
 @group(0) @binding(6) var<storage, read_write> dk: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> dv: array<vec4<f32>>;
 
-fn mix_q(local: u32, sequence: u32, head: u32, first_query: u32, slice: u32, before: vec4<f32>) -> vec4<f32> {
+fn mix_q(local: u32, sequence: u32, head: u32, first_query: u32, slice: u32) -> vec4<f32> {
     let row = local / 16u;
     let quad = slice * SLICE + local % 16u;
     put_other(local, 0u, q_at(sequence, first_query + row, head, quad));
     put_other(local, 1u, q_at(sequence, first_query + row + 16u, head, quad));
     workgroupBarrier();
-    let after = mix_staged(local, before);
+    let mixed = mix_staged(local);
     workgroupBarrier();
-    return after;
+    return mixed;
 }
 
-fn mix_dout(local: u32, sequence: u32, head: u32, first_query: u32, slice: u32, before: vec4<f32>) -> vec4<f32> {
+fn mix_dout(local: u32, sequence: u32, head: u32, first_query: u32, slice: u32) -> vec4<f32> {
     let row = local / 16u;
     let quad = slice * SLICE + local % 16u;
     put_other(local, 0u, dout_at(sequence, first_query + row, head, quad));
     put_other(local, 1u, dout_at(sequence, first_query + row + 16u, head, quad));
     workgroupBarrier();
-    let after = mix_staged(local, before);
+    let mixed = mix_staged(local);
     workgroupBarrier();
-    return after;
+    return mixed;
 }
 
 @compute @workgroup_size(256)
@@ -81,27 +81,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             let probability = select(vec2<f32>(), exp(exponent), seen);
             put_tile(local, probability);
             workgroupBarrier();
-            v0 = mix_dout(local, sequence, head, first_query, 0u, v0);
-            if slices() > 1u {
-                v1 = mix_dout(local, sequence, head, first_query, 1u, v1);
-            }
-            if slices() > 2u {
-                v2 = mix_dout(local, sequence, head, first_query, 2u, v2);
-            }
-            if slices() > 3u {
-                v3 = mix_dout(local, sequence, head, first_query, 3u, v3);
+            for (var slice = 0u; slice < slices(); slice++) {
+                let part = mix_dout(local, sequence, head, first_query, slice);
+                switch slice {
+                    case 0u: { v0 += part; }
+                    case 1u: { v1 += part; }
+                    case 2u: { v2 += part; }
+                    default: { v3 += part; }
+                }
             }
             put_tile(local, probability * (changes - vec2<f32>(near.y, far.y)) * params.scale);
             workgroupBarrier();
-            k0 = mix_q(local, sequence, head, first_query, 0u, k0);
-            if slices() > 1u {
-                k1 = mix_q(local, sequence, head, first_query, 1u, k1);
-            }
-            if slices() > 2u {
-                k2 = mix_q(local, sequence, head, first_query, 2u, k2);
-            }
-            if slices() > 3u {
-                k3 = mix_q(local, sequence, head, first_query, 3u, k3);
+            for (var slice = 0u; slice < slices(); slice++) {
+                let part = mix_q(local, sequence, head, first_query, slice);
+                switch slice {
+                    case 0u: { k0 += part; }
+                    case 1u: { k1 += part; }
+                    case 2u: { k2 += part; }
+                    default: { k3 += part; }
+                }
             }
         }
     }

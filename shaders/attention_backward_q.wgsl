@@ -5,15 +5,15 @@
 
 @group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
 
-fn mix_slice(local: u32, sequence: u32, kv_head: u32, first_key: u32, slice: u32, before: vec4<f32>) -> vec4<f32> {
+fn mix_slice(local: u32, sequence: u32, kv_head: u32, first_key: u32, slice: u32) -> vec4<f32> {
     let row = local / 16u;
     let quad = slice * SLICE + local % 16u;
     put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
     put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
     workgroupBarrier();
-    let after = mix_staged(local, before);
+    let mixed = mix_staged(local);
     workgroupBarrier();
-    return after;
+    return mixed;
 }
 
 @compute @workgroup_size(256)
@@ -60,15 +60,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let probability = select(vec2<f32>(), exp(exponent), seen);
         put_tile(local, probability * (changes - known.y) * params.scale);
         workgroupBarrier();
-        sum0 = mix_slice(local, sequence, kv_head, first_key, 0u, sum0);
-        if slices() > 1u {
-            sum1 = mix_slice(local, sequence, kv_head, first_key, 1u, sum1);
-        }
-        if slices() > 2u {
-            sum2 = mix_slice(local, sequence, kv_head, first_key, 2u, sum2);
-        }
-        if slices() > 3u {
-            sum3 = mix_slice(local, sequence, kv_head, first_key, 3u, sum3);
+        for (var slice = 0u; slice < slices(); slice++) {
+            let part = mix_slice(local, sequence, kv_head, first_key, slice);
+            switch slice {
+                case 0u: { sum0 += part; }
+                case 1u: { sum1 += part; }
+                case 2u: { sum2 += part; }
+                default: { sum3 += part; }
+            }
         }
     }
     if query >= params.seq_len {

@@ -259,6 +259,16 @@ fn a_text_stream_is_cut_as_llama_perplexity_cuts_it() {
     assert!(error.contains("two chunks"), "{error}");
 }
 
+/// `perplexity.json`: a text, and the tokens that llama-perplexity stored in its logits file for it (context 128).
+#[test]
+fn a_text_stream_has_the_tokens_of_llama_perplexity() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer/perplexity.json");
+    let theirs: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(theirs["tokens"].clone()).unwrap();
+    let chunks = Chunks::from_text_stream(theirs["text"].as_str().unwrap(), "text", &tiny(), 128, None).unwrap();
+    assert_eq!(chunks.original_tokens(), tokens);
+}
+
 #[test]
 fn the_built_in_sets_render_and_fill_chunks_of_every_domain() {
     for tokenizer in [tiny(), spm()] {

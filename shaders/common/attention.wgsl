@@ -106,9 +106,9 @@ fn dot_staged(local: u32, before: vec2<f32>) -> vec2<f32> {
     return pair;
 }
 
-// Adds the other rows of the staged slice weighted by the tile: elements 4 lane .. of the slice for the own row.
-fn mix_staged(local: u32, before: vec4<f32>) -> vec4<f32> {
-    var sum = before;
+// The other rows of the staged slice weighted by the tile: elements 4 lane .. of the slice for the own row.
+fn mix_staged(local: u32) -> vec4<f32> {
+    var sum = vec4<f32>();
     let a = (local / 16u) * TILE_STRIDE;
     let lane = local % 16u;
     for (var j = 0u; j < OTHER_ROWS; j++) {

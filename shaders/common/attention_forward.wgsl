@@ -24,15 +24,16 @@ fn score_tile(local: u32, sequence: u32, head: u32, query: u32, first_key: u32) 
     return scores * params.scale;
 }
 
-fn mix_slice(local: u32, sequence: u32, kv_head: u32, first_key: u32, slice: u32, before: vec4<f32>) -> vec4<f32> {
+// The weighted sum of a slice of the values.
+fn mix_slice(local: u32, sequence: u32, kv_head: u32, first_key: u32, slice: u32) -> vec4<f32> {
     let row = local / 16u;
     let quad = slice * SLICE + local % 16u;
     put_other(local, 0u, v_at(sequence, first_key + row, kv_head, quad));
     put_other(local, 1u, v_at(sequence, first_key + row + 16u, kv_head, quad));
     workgroupBarrier();
-    let after = mix_staged(local, before);
+    let mixed = mix_staged(local);
     workgroupBarrier();
-    return after;
+    return mixed;
 }
 
 fn attend(local: u32, sequence: u32, head: u32, first_query: u32) {
@@ -60,15 +61,18 @@ fn attend(local: u32, sequence: u32, head: u32, first_query: u32) {
         for (var j = 0u; j < OTHER_ROWS; j++) {
             total += tile[row + j];
         }
-        mixed0 = mix_slice(local, sequence, kv_head, first_key, 0u, mixed0 * shrink);
-        if slices() > 1u {
-            mixed1 = mix_slice(local, sequence, kv_head, first_key, 1u, mixed1 * shrink);
-        }
-        if slices() > 2u {
-            mixed2 = mix_slice(local, sequence, kv_head, first_key, 2u, mixed2 * shrink);
-        }
-        if slices() > 3u {
-            mixed3 = mix_slice(local, sequence, kv_head, first_key, 3u, mixed3 * shrink);
+        mixed0 *= shrink;
+        mixed1 *= shrink;
+        mixed2 *= shrink;
+        mixed3 *= shrink;
+        for (var slice = 0u; slice < slices(); slice++) {
+            let part = mix_slice(local, sequence, kv_head, first_key, slice);
+            switch slice {
+                case 0u: { mixed0 += part; }
+                case 1u: { mixed1 += part; }
+                case 2u: { mixed2 += part; }
+                default: { mixed3 += part; }
+            }
         }
     }
 }

@@ -125,7 +125,7 @@ impl HfConfig {
     pub fn check_activation(&self) -> Result<()> {
         match self.get("hidden_act").map(|name| name.as_str().unwrap_or_default()) {
             None | Some("silu" | "swish") => Ok(()),
-            Some(other) => bail!("unsupported `hidden_act` in config.json: `{other}`"),
+            Some(other) => bail!("unsupported `hidden_act` `{other}`: `{}`", self.path.display()),
         }
     }
 
@@ -215,9 +215,10 @@ impl Settings<'_> {
                 beta_fast: self.number("beta_fast")?,
                 beta_slow: self.number("beta_slow")?,
             },
-            other => {
-                bail!("unknown rope scaling in config.json: `{other}` (known: default, dynamic, linear, llama3, yarn)")
-            }
+            other => bail!(
+                "unknown rope scaling `{other}` (known: default, dynamic, linear, llama3, yarn): `{}`",
+                self.path()
+            ),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -40,12 +41,19 @@ struct Inner {
     device: wgpu::Device,
     name: String,
     faults: Arc<Faults>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
     recorder: Mutex<Recorder>,
 }
 
 /// Shader, weight type, overrides by their bits.
 type PipelineKey = (&'static str, Option<GgmlType>, Vec<(&'static str, u64)>);
+
+#[derive(Clone)]
+struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    /// Which of the bindings it writes.
+    written: Arc<[usize]>,
+}
 
 /// What went wrong outside of any call: wgpu reports most errors through callbacks.
 #[derive(Default)]
@@ -121,10 +129,12 @@ impl GpuDevice {
             }
         });
 
-        let sentinel = build_pipeline(&device, "status", None, &[])?;
-        let recorder = scoped(&device, || Recorder::new(device.clone(), queue.clone(), faults.clone(), sentinel))?;
-        let max_binding = usize::try_from(offered.max_storage_buffer_binding_size).unwrap_or(usize::MAX);
+        let sentinel = build_pipeline(&device, "status", None, &[])?.pipeline;
         let info = adapter.get_info();
+        let timeout = Duration::from_secs(if info.device_type == wgpu::DeviceType::Cpu { 600 } else { 60 });
+        let recorder =
+            scoped(&device, || Recorder::new(device.clone(), queue.clone(), faults.clone(), sentinel, timeout))?;
+        let max_binding = usize::try_from(offered.max_storage_buffer_binding_size).unwrap_or(usize::MAX);
         let inner = Inner {
             device,
             name: format!("{} ({})", info.name, info.backend),
@@ -195,7 +205,15 @@ impl GpuDevice {
         let groups =
             u32::try_from(call.groups).with_context(|| format!("the grid of `{}` is too long", call.shader))?;
         let pipeline = self.pipeline(call.shader, call.weight, call.overrides)?;
-        self.recorder()?.dispatch(&pipeline, &bindings, call.params, groups, call.group_cost)
+        for &written in pipeline.written.iter() {
+            let target = call.bindings[written];
+            ensure!(
+                call.bindings.iter().filter(|buffer| buffer.is_same(target)).count() == 1,
+                "buffer `{}` is both read and written by one kernel",
+                target.label
+            );
+        }
+        self.recorder()?.dispatch(&pipeline.pipeline, &bindings, call.params, groups, call.group_cost)
     }
 
     fn recorder(&self) -> Result<MutexGuard<'_, Recorder>> {
@@ -208,7 +226,7 @@ impl GpuDevice {
         shader: &'static str,
         weight: Option<GgmlType>,
         overrides: &[(&'static str, f64)],
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Result<Pipeline> {
         let weight = if shader::reads_weight(shader)? { weight } else { None };
         let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
         let key = (shader, weight, bits);
@@ -226,8 +244,9 @@ fn build_pipeline(
     shader: &'static str,
     weight: Option<GgmlType>,
     overrides: &[(&'static str, f64)],
-) -> Result<wgpu::ComputePipeline> {
+) -> Result<Pipeline> {
     let source = shader::compose(shader, weight)?;
+    let written = shader::written_bindings(&source).into();
     let make = || {
         let source = wgpu::ShaderSource::Wgsl(source.into());
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(shader), source });
@@ -244,5 +263,6 @@ fn build_pipeline(
             cache: None,
         })
     };
-    scoped(device, make).with_context(|| format!("compiling shader `{shader}`"))
+    let pipeline = scoped(device, make).with_context(|| format!("compiling shader `{shader}`"))?;
+    Ok(Pipeline { pipeline, written })
 }

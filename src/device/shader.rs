@@ -87,6 +87,13 @@ pub fn compose(name: &str, weight: Option<GgmlType>) -> Result<String> {
     Ok(out)
 }
 
+/// The storage bindings that a composed shader writes, as places in [`super::Call::bindings`].
+pub(super) fn written_bindings(text: &str) -> Vec<usize> {
+    let written = text.lines().filter(|line| line.contains("var<storage, read_write>"));
+    let number = |line: &str| line.split_once("@binding(")?.1.split_once(')')?.0.parse::<usize>().ok();
+    written.filter_map(|line| number(line)?.checked_sub(1)).collect()
+}
+
 fn append(name: &str, weight: Option<GgmlType>, done: &mut HashSet<String>, out: &mut String) -> Result<()> {
     if !done.insert(name.to_owned()) {
         return Ok(());
@@ -116,6 +123,7 @@ mod tests {
         let text = compose("status", None).unwrap();
         assert_eq!(text.matches("struct Grid").count(), 1);
         assert!(!text.contains("#import"));
+        assert_eq!(written_bindings(&text), [0]);
         assert!(compose("no-such-shader", None).is_err());
     }
 

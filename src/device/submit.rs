@@ -8,13 +8,12 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::gpu::{Faults, SLOT_BYTES};
 
 const DISPATCH_SECONDS: f64 = 0.05;
 const SUBMIT_SECONDS: f64 = 0.2;
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// Operations per second assumed before anything was measured: a slow laptop GPU.
 const FIRST_RATE: f64 = 2e10;
 const SLOWEST_RATE: f64 = 2e8;
@@ -43,9 +42,12 @@ pub(super) struct Recorder {
     cost: f64,
     staged: usize,
     jobs: u32,
+    /// Submissions that did not run and were reported.
+    missing: u32,
     in_flight: VecDeque<Flight>,
     last_done: Instant,
     rate: f64,
+    timeout: Duration,
 }
 
 struct Flight {
@@ -60,6 +62,7 @@ impl Recorder {
         queue: wgpu::Queue,
         faults: Arc<Faults>,
         sentinel: wgpu::ComputePipeline,
+        timeout: Duration,
     ) -> Recorder {
         let buffer = |label, size, usage| {
             device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
@@ -80,9 +83,11 @@ impl Recorder {
             cost: 0.0,
             staged: 0,
             jobs: 0,
+            missing: 0,
             in_flight: VecDeque::new(),
             last_done: Instant::now(),
             rate: FIRST_RATE,
+            timeout,
         }
     }
 
@@ -222,9 +227,9 @@ impl Recorder {
     fn wait_oldest(&mut self) -> Result<()> {
         let Some(flight) = self.in_flight.pop_front() else { return Ok(()) };
         let began = Instant::now();
-        let poll = wgpu::PollType::Wait { submission_index: Some(flight.index), timeout: Some(TIMEOUT) };
+        let poll = wgpu::PollType::Wait { submission_index: Some(flight.index), timeout: Some(self.timeout) };
         if let Err(error) = self.device.poll(poll) {
-            self.faults.note_loss(format!("no answer within {} s ({error})", TIMEOUT.as_secs()));
+            self.faults.note_loss(format!("no answer within {} s ({error})", self.timeout.as_secs()));
             return self.faults.check();
         }
         let now = Instant::now();
@@ -288,15 +293,13 @@ impl Recorder {
     }
 
     /// The last job must have left its number, and every job before must have been counted.
-    fn check_status(&self, [job, count]: [u32; 2]) -> Result<()> {
+    fn check_status(&mut self, [job, count]: [u32; 2]) -> Result<()> {
+        let missing = self.jobs.wrapping_sub(count);
+        let news = missing.wrapping_sub(self.missing);
+        // Reported once: what is recorded from here on may be fine again.
+        self.missing = missing;
         ensure!(job == self.jobs ^ 0xD06F_00D5, "the GPU did not run the last submission; its results are lost");
-        if count != self.jobs {
-            bail!(
-                "the GPU dropped {} submissions of {}; its results are lost",
-                self.jobs.wrapping_sub(count),
-                self.jobs
-            );
-        }
+        ensure!(news == 0, "the GPU dropped {news} of {} submissions; their results are lost", self.jobs);
         Ok(())
     }
 

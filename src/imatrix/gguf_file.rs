@@ -20,15 +20,15 @@ const COUNTS: &str = ".counts";
 
 pub(super) fn read(path: &Path) -> Result<Imatrix> {
     let file = GgufFile::open(path)?;
-    parse(&file).with_context(|| format!("`{}`", path.display()))
+    parse(&file).with_context(|| super::cannot_use(path))
 }
 
 fn parse(file: &GgufFile) -> Result<Imatrix> {
     let metadata = &file.metadata;
-    let number = |key: &str| metadata.u32(key).with_context(|| format!("is no importance matrix: it lacks `{key}`"));
+    let number = |key: &str| metadata.u32(key).with_context(|| format!("it lacks the key `{key}`"));
     let datasets = metadata.strings(DATASETS);
     let mut imatrix = Imatrix {
-        datasets: datasets.with_context(|| format!("is no importance matrix: it lacks `{DATASETS}`"))?.to_vec(),
+        datasets: datasets.with_context(|| format!("it lacks the key `{DATASETS}`"))?.to_vec(),
         chunk_count: number(CHUNK_COUNT)?,
         chunk_size: number(CHUNK_SIZE)?,
         extra: metadata
@@ -50,14 +50,14 @@ fn parse(file: &GgufFile) -> Result<Imatrix> {
     }
     for (name, entry) in &imatrix.entries {
         if entry.sum2.is_empty() || entry.counts.is_empty() {
-            bail!("has sums without counts or counts without sums: `{name}`");
+            bail!("it has sums without counts or counts without sums: `{name}`");
         }
     }
     Ok(imatrix)
 }
 
 fn floats(file: &GgufFile, tensor: &TensorInfo) -> Result<Vec<f64>> {
-    ensure!(tensor.ty == GgmlType::F32, "holds a tensor that is not F32: `{}`", tensor.name);
+    ensure!(tensor.ty == GgmlType::F32, "it holds a tensor that is not F32: `{}`", tensor.name);
     let words = file.data(tensor).chunks_exact(4);
     Ok(words.map(|w| f64::from(f32::from_le_bytes(w.try_into().expect("four bytes")))).collect())
 }

@@ -11,20 +11,20 @@ use super::{Entry, Imatrix};
 /// optionally, i32 chunks, i32 length, dataset.
 pub(super) fn parse(bytes: &[u8]) -> Result<Imatrix> {
     let mut at = Cursor(bytes);
-    let entries = at.i32().context("is no importance matrix")?;
+    let entries = at.i32().context("it is no importance matrix")?;
     // An entry takes 13 bytes at least: anything else is another kind of file.
-    ensure!(entries > 0 && entries as usize <= bytes.len() / 13, "is no importance matrix");
+    ensure!(entries > 0 && entries as usize <= bytes.len() / 13, "it is no importance matrix");
     let mut imatrix = Imatrix::default();
     for _ in 0..entries {
         let name = at.string()?;
         let calls = at.i32()?;
         let values = at.i32()?;
-        ensure!(values > 0, "has an entry without values: `{name}`");
+        ensure!(values > 0, "it has an entry without values: `{name}`");
         let sum2 = at.take(values as usize * 4)?.chunks_exact(4);
         let sum2 = sum2.map(|w| f64::from(f32::from_le_bytes(w.try_into().expect("four bytes")))).collect();
         let entry = Entry { sum2, sum: None, counts: vec![f64::from(calls)] };
         let known = imatrix.entries.insert(name.clone(), entry);
-        ensure!(known.is_none(), "has an entry twice: `{name}`");
+        ensure!(known.is_none(), "it has an entry twice: `{name}`");
     }
     if !at.0.is_empty() {
         imatrix.chunk_count = at.i32()?.max(0) as u32;
@@ -37,7 +37,7 @@ struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        ensure!(count <= self.0.len(), "is cut short, or no importance matrix");
+        ensure!(count <= self.0.len(), "it is cut short, or no importance matrix");
         let (head, tail) = self.0.split_at(count);
         self.0 = tail;
         Ok(head)
@@ -48,8 +48,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn string(&mut self) -> Result<String> {
-        let len = usize::try_from(self.i32()?).context("is no importance matrix")?;
-        String::from_utf8(self.take(len)?.to_vec()).context("is no importance matrix")
+        let len = usize::try_from(self.i32()?).context("it is no importance matrix")?;
+        String::from_utf8(self.take(len)?.to_vec()).context("it is no importance matrix")
     }
 }
 

@@ -48,12 +48,12 @@ impl Imatrix {
     /// Errors: not an importance matrix, cut short, missing keys, lengths that do not match, values that are not
     /// finite. The message names the file and the entry.
     pub fn read(path: &Path) -> Result<Self> {
-        let at = || format!("`{}`", path.display());
+        let at = || cannot_use(path);
         let mut magic = Vec::new();
-        File::open(path).and_then(|f| f.take(4).read_to_end(&mut magic)).context("cannot be read").with_context(at)?;
+        File::open(path).and_then(|f| f.take(4).read_to_end(&mut magic)).with_context(at)?;
         let imatrix = match magic.as_slice() {
             b"GGUF" => gguf_file::read(path)?,
-            _ => legacy::parse(&std::fs::read(path).context("cannot be read").with_context(at)?).with_context(at)?,
+            _ => legacy::parse(&std::fs::read(path).with_context(at)?).with_context(at)?,
         };
         imatrix.validate().with_context(at)?;
         Ok(imatrix)
@@ -223,6 +223,10 @@ impl Entry {
         ensure!(self.counts.iter().all(|&c| c.is_finite() && c >= 0.0), "a count is not a number of tokens");
         Ok(())
     }
+}
+
+fn cannot_use(path: &Path) -> String {
+    format!("cannot use the importance matrix: `{}`", path.display())
 }
 
 fn add(ours: &mut [f64], theirs: &[f64]) {

@@ -183,7 +183,8 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
 fn hparams(family: &dyn Family, config: &HfConfig, metadata: &Metadata) -> Result<Hparams> {
     // the vocabulary is what config.json says; the embedding's shape is checked against it
     let vocabulary = config.size("vocab_size")? as usize;
-    let mut hparams = family.hparams(metadata, &|_| Some(vocabulary))?;
+    let hparams = family.hparams(metadata, &|_| Some(vocabulary));
+    let mut hparams = hparams.with_context(|| format!("cannot use the model: `{}`", config.path().display()))?;
     if let Some(window) = family.config_window(config)? {
         hparams.window = Some(window);
     }

@@ -45,7 +45,7 @@ impl Folder {
             let Some(tokenizer) = &tokenizer else {
                 bail!("the folder has neither tokenizer.json nor tokenizer.model: `{}`", dir.display());
             };
-            let at = || format!("`{}`", tokenizer_path.display());
+            let at = || cannot_use(&tokenizer_path);
             let kind = kind_of(tokenizer).with_context(at)?;
             let control = control_tokens(tokenizer, &tokenizer_config, &special_map);
             let merges = merges(tokenizer).with_context(at)?;
@@ -77,11 +77,7 @@ impl Folder {
             tokens,
             types,
             scores: if kind == Kind::SentencePiece { scores } else { Vec::new() },
-            merges: if kind == Kind::ByteLevelBpe {
-                merges.iter().map(|pair| merge_text(pair)).collect()
-            } else {
-                Vec::new()
-            },
+            merges: if kind == Kind::ByteLevelBpe { merges.iter().map(merge_text).collect() } else { Vec::new() },
             special: special.ids,
             add: special.add,
             space_prefix: space_prefix(&architecture, kind, &tokenizer_config),
@@ -118,28 +114,28 @@ fn kind_of(tokenizer: &Json) -> Result<Kind> {
     let model = &tokenizer["model"];
     // Old files have no "type".
     let name = model["type"].as_str().unwrap_or(if model["merges"].is_array() { "BPE" } else { "" });
-    ensure!(name == "BPE", "holds a tokenizer of a kind that is not supported: `{name}`");
+    ensure!(name == "BPE", "its kind is not supported: `{name}`");
     if model["byte_fallback"].as_bool().unwrap_or(false) {
         return Ok(Kind::SentencePiece);
     }
     let byte_level = |part: &Json| part.to_string().contains(r#""ByteLevel""#);
     ensure!(
         byte_level(&tokenizer["pre_tokenizer"]) || byte_level(&tokenizer["decoder"]),
-        "holds a BPE tokenizer that works neither on bytes nor with byte fallback"
+        "it is BPE, but works neither on bytes nor with byte fallback"
     );
     Ok(Kind::ByteLevelBpe)
 }
 
 /// (left, right) of every merge, in order of rank.
 fn merges(tokenizer: &Json) -> Result<Vec<[String; 2]>> {
-    let list = tokenizer["model"]["merges"].as_array().context("has no list of merges")?;
+    let list = tokenizer["model"]["merges"].as_array().context("it has no list of merges")?;
     list.iter()
         .map(|merge| {
             let pair = match merge {
                 Json::String(text) => text.split_once(' '),
                 _ => merge[0].as_str().zip(merge[1].as_str()),
             };
-            let (left, right) = pair.with_context(|| format!("has a merge that is not a pair: `{merge}`"))?;
+            let (left, right) = pair.with_context(|| format!("it has a merge that is not a pair: `{merge}`"))?;
             Ok([left.to_string(), right.to_string()])
         })
         .collect()
@@ -212,12 +208,12 @@ fn json_entries(
     kind: Kind,
     merges: &[[String; 2]],
 ) -> Result<HashMap<u32, Entry>> {
-    let vocab = tokenizer["model"]["vocab"].as_object().context("has no vocabulary")?;
+    let vocab = tokenizer["model"]["vocab"].as_object().context("it has no vocabulary")?;
     let ranks = if kind == Kind::SentencePiece { merge_ranks(merges) } else { HashMap::new() };
     let mut entries = HashMap::with_capacity(vocab.len());
     for (text, id) in vocab {
         let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-        let id = id.with_context(|| format!("gives a token no valid id: `{text}`"))?;
+        let id = id.with_context(|| format!("it gives a token no valid id: `{text}`"))?;
         let token_type = if kind == Kind::SentencePiece && is_byte(text) { TokenType::Byte } else { TokenType::Normal };
         // Scores only order merges: a merge that comes earlier scores higher. llama.cpp's converter writes -1000
         // everywhere here, with which llama.cpp splits words differently from the model's own tokenizer.
@@ -259,8 +255,8 @@ fn sentencepiece_entries(
     tokenizer_config: &Json,
     rows: Option<usize>,
 ) -> Result<HashMap<u32, Entry>> {
-    let at = || format!("`{}`", path.display());
-    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let at = || cannot_use(path);
+    let bytes = fs::read(path).with_context(at)?;
     let model = ModelFile::parse(&bytes).with_context(at)?;
     let mut entries: HashMap<u32, Entry> =
         (0..).zip(model.pieces).map(|(id, (text, score, kind))| (id, (text, kind, score))).collect();
@@ -324,10 +320,15 @@ fn adjust_special(architecture: &str, config: &Json, entries: &HashMap<u32, Entr
     }
 }
 
+/// The first half of every complaint about a file.
+pub(super) fn cannot_use(path: &Path) -> String {
+    format!("cannot use the tokenizer: `{}`", path.display())
+}
+
 /// Reads a JSON file.
 pub(super) fn read_json(path: &Path) -> Result<Json> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("is not valid JSON: `{}`", path.display()))
+    let bytes = fs::read(path).with_context(|| cannot_use(path))?;
+    serde_json::from_slice(&bytes).context("it is not valid JSON").with_context(|| cannot_use(path))
 }
 
 fn read_json_if_there(path: &Path) -> Result<Json> {

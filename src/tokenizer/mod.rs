@@ -57,7 +57,7 @@ impl Tokenizer {
                 tokenizer["post_processor"] = Json::Null;
                 tokenizer["truncation"] = Json::Null;
                 tokenizer["padding"] = Json::Null;
-                bpe(&tokenizer).with_context(|| format!("`{}`", dir.join("tokenizer.json").display()))?
+                bpe(&tokenizer).with_context(|| hf::cannot_use(&dir.join("tokenizer.json")))?
             }
             _ => spm(&vocab),
         };

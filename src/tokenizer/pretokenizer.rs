@@ -200,7 +200,7 @@ pub(super) fn identify(tokenizer_json: &Json, architecture: &str) -> Result<&'st
     let patterns = Patterns::of(found)?;
     let steps = patterns.steps(found)?;
     let rows: Vec<_> = TABLE.iter().filter(|row| row.steps == steps).collect();
-    ensure!(!rows.is_empty(), "has a pre-tokenizer that llama.cpp has no name for: `{found}`");
+    ensure!(!rows.is_empty(), "llama.cpp has no name for its pre-tokenizer: `{found}`");
     for (prefix, name) in BY_ARCHITECTURE {
         if architecture.starts_with(prefix) && rows.iter().any(|row| row.names.contains(name)) {
             return Ok(name);
@@ -222,7 +222,7 @@ impl Patterns {
             .map(|step| {
                 let pattern = &step["pattern"];
                 let regex = pattern["Regex"].as_str().or(pattern["String"].as_str()).unwrap_or_default();
-                // Line breaks are sometimes written raw, and alternation of whole-word regexes with a pointless group.
+                // Line breaks are sometimes written raw.
                 regex.replace('\n', r"\n").replace('\r', r"\r")
             })
             .collect();
@@ -240,7 +240,7 @@ impl Patterns {
                     let behavior = step["behavior"].as_str().unwrap_or_default();
                     let invert = step["invert"].as_bool().unwrap_or(false);
                     if !(behavior == "Isolated" || behavior == "Removed" && invert) {
-                        bail!("has a pre-tokenizer that llama.cpp has no name for: `{step}`");
+                        bail!("llama.cpp has no name for its pre-tokenizer: `{step}`");
                     }
                     steps.push(Step::Split(patterns.next().expect("one pattern per Split")));
                 }
@@ -250,7 +250,7 @@ impl Patterns {
                 "Punctuation" => steps.push(Step::Punctuation),
                 "ByteLevel" if step["use_regex"].as_bool().unwrap_or(true) => steps.push(Step::Gpt2),
                 "ByteLevel" => {}
-                _ => bail!("has a pre-tokenizer that llama.cpp has no name for: `{step}`"),
+                _ => bail!("llama.cpp has no name for its pre-tokenizer: `{step}`"),
             }
         }
         Ok(steps)

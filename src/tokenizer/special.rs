@@ -191,7 +191,7 @@ pub(super) fn templates(dir: &Path, tokenizer_config: &Json) -> Result<Templates
     }
     let jinja = dir.join("chat_template.jinja");
     if jinja.is_file() {
-        let default = fs::read_to_string(&jinja).with_context(|| format!("cannot read `{}`", jinja.display()))?;
+        let default = fs::read_to_string(&jinja).with_context(|| super::hf::cannot_use(&jinja))?;
         return Ok(Templates { default: Some(default), named: additional_templates(dir)? });
     }
     let json = dir.join("chat_template.json");
@@ -221,7 +221,7 @@ fn additional_templates(dir: &Path) -> Result<Vec<(String, String)>> {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "jinja") {
             let name = key_name(&path.file_stem().unwrap_or_default().to_string_lossy());
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let text = fs::read_to_string(&path).with_context(|| super::hf::cannot_use(&path))?;
             named.push((name, text));
         }
     }

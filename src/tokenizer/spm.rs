@@ -161,11 +161,11 @@ impl ModelFile {
                 _ => {}
             }
         }
-        ensure!(!file.pieces.is_empty(), "holds no SentencePiece pieces");
+        ensure!(!file.pieces.is_empty(), "it holds no SentencePiece pieces");
         match model_type {
             2 => Ok(file),
-            1 => bail!("is a SentencePiece unigram model; only BPE ones are supported"),
-            _ => bail!("is a SentencePiece model of an unsupported kind: `{model_type}`"),
+            1 => bail!("it is a SentencePiece unigram model, and only BPE ones are supported"),
+            _ => bail!("it is a SentencePiece model of an unsupported kind: `{model_type}`"),
         }
     }
 }
@@ -227,7 +227,7 @@ fn next_field<'a>(bytes: &mut &'a [u8]) -> Result<(u64, Wire<'a>)> {
             let word = take(bytes, 4)?;
             Wire::Fixed32(u32::from_le_bytes(word.try_into().expect("four bytes")))
         }
-        _ => bail!("is not a SentencePiece model"),
+        _ => bail!("it is not a SentencePiece model"),
     };
     Ok((key >> 3, value))
 }
@@ -241,11 +241,11 @@ fn varint(bytes: &mut &[u8]) -> Result<u64> {
             return Ok(value);
         }
     }
-    bail!("is not a SentencePiece model")
+    bail!("it is not a SentencePiece model")
 }
 
 fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8]> {
-    ensure!(count <= bytes.len(), "is cut short");
+    ensure!(count <= bytes.len(), "it is cut short");
     let (head, tail) = bytes.split_at(count);
     *bytes = tail;
     Ok(head)

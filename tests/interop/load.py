@@ -143,8 +143,12 @@ def main() -> int:
     failures = check_layout(reader)
     tensor_failures, skipped = check_tensors(reader, f32)
     failures += tensor_failures
-    generation_failures, text = check_generation(args.gguf, args.tokens)
-    failures += generation_failures
+    text = ""
+    try:
+        generation_failures, text = check_generation(args.gguf, args.tokens)
+        failures += generation_failures
+    except RuntimeError as error:
+        failures.append(f"llama.cpp: {error}")
 
     types: dict[str, int] = {}
     for tensor in reader.tensors:

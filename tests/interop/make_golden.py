@@ -9,6 +9,10 @@ Each case NAME is NAME.json (the model's folder, the sequences of token ids, the
 little-endian f32 of shape [sequences, positions, columns + 1]; the last number of a position is the log-sum-exp over
 the whole vocabulary.
 
+NAME.layers.json has, for every linear layer under its GGUF name, the mean over tokens of the squared inputs (columns) and
+of the squared gradients at the outputs (rows, in GGUF's order), each as its sum and its first eight numbers. The loss is
+the sum of -log p(label) over all positions; the labels are in the file.
+
     make_golden.py                  the logits, from the folders as they are
     make_golden.py --models         the random folders too
 
@@ -303,6 +307,73 @@ def write_golden(name: str, folder: Path, tokens: list[list[int]], columns: list
     return full
 
 
+# GGUF's name of a linear layer by the end of its name in transformers.
+LINEAR = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str | None:
+    if name == "lm_head":
+        return "output.weight"
+    for end, short in LINEAR.items():
+        if name.endswith(end):
+            return f"blk.{name.split('.')[2]}.{short}.weight"
+    return None
+
+
+def gguf_rows(name: str, rows: np.ndarray, config) -> np.ndarray:
+    """Rows of a query or key projection as llama.cpp stores them: the two halves of a llama head interleaved."""
+    if config.model_type not in ("llama", "mistral") or not name.endswith(("q_proj", "k_proj")):
+        return rows
+    heads = config.num_attention_heads if name.endswith("q_proj") else config.num_key_value_heads
+    return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
+    """Second moments of inputs and output gradients of every linear layer."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    inputs, outputs = {}, {}
+
+    def keep(module_name):
+        def hook(_module, arguments, output):
+            output.retain_grad()
+            inputs.setdefault(module_name, []).append(arguments[0].detach())
+            outputs.setdefault(module_name, []).append(output)
+
+        return hook
+
+    for module_name, module in model.named_modules():
+        if gguf_name(module_name):
+            module.register_forward_hook(keep(module_name))
+    labels = [ids[1:] + ids[:1] for ids in tokens]
+    loss = 0.0
+    for ids, wanted in zip(tokens, labels):
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0]
+        part = torch.nn.functional.cross_entropy(logits, torch.tensor(wanted), reduction="sum")
+        part.backward()
+        loss += part.item()
+
+    def mean_square(parts: list[torch.Tensor]) -> np.ndarray:
+        return torch.cat([part.flatten(0, -2) for part in parts]).double().square().mean(0).numpy()
+
+    def short(values: np.ndarray) -> dict:
+        return {"sum": float(f"{values.sum():.7g}"), "first": [float(f"{value:.7g}") for value in values[:8]]}
+
+    layers = {}
+    for module_name, seen in outputs.items():
+        gradient = gguf_rows(module_name, mean_square([output.grad for output in seen]), model.config)
+        layers[gguf_name(module_name)] = {"input": short(mean_square(inputs[module_name])), "gradient": short(gradient)}
+    header = {"labels": labels, "loss": float(f"{loss:.8g}"), "layers": layers}
+    (GOLDEN / f"{name}.layers.json").write_text(json.dumps(header) + "\n")
+
+
 def token_ids(folder: Path, length: int) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = [tokenizer.encode(text, add_special_tokens=False)[:length] for text in TEXTS]
@@ -331,13 +402,16 @@ def main() -> None:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for name in ("tiny-llama", "tiny-qwen3"):
         folder = ROOT / "models" / name
-        write_golden(name, folder, token_ids(folder, 32), spread(SAMPLE_COLUMNS, 4096), "the trained sample model")
+        tokens = token_ids(folder, 32)
+        write_golden(name, folder, tokens, spread(SAMPLE_COLUMNS, 4096), "the trained sample model")
+        write_layers(name, folder, tokens)
     for seed, (name, case) in enumerate(CASES.items(), start=1):
         folder = MODELS / name
         if args.models:
             write_model(folder, case, seed)
         tokens = token_ids(folder, 48)
         full = write_golden(name, folder, tokens, spread(RANDOM_COLUMNS, VOCABULARY), case.notes)
+        write_layers(name, folder, tokens)
         check_visible(name, case, folder, tokens, full)
 
 
