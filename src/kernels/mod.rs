@@ -6,6 +6,8 @@
 pub mod attention;
 pub mod attention_backward;
 pub mod column_moments;
+pub mod decode;
+pub mod encode;
 pub(crate) mod gemm;
 pub mod gram;
 pub mod kld;
@@ -14,6 +16,7 @@ pub mod matmul_transposed;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
+pub mod row_error;
 pub mod sample_gradient;
 pub mod swiglu;
 pub mod swiglu_backward;
@@ -76,7 +79,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let tail = tail * r + 8.333_452e-3;
     let tail = tail * r + 4.166_579_6e-2;
     let tail = tail * r + 1.666_666_6e-1;
-    let tail = tail * r + 5.000_000_1e-1;
+    let tail = tail * r + 0.5;
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     (tail * r * r + r + 1.0) * power
 }

@@ -2,13 +2,13 @@
 //!
 //! On a GPU every block is padded to whole words; on the CPU the bytes are those of the file.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::device::{Buffer, Device};
-use crate::quant::GgmlType;
+use crate::quant::device_layout::{device_block_bytes, pad_blocks, strip_blocks};
+use crate::quant::{self, GgmlType};
 
 /// A matrix `[rows, cols]` of any type.
 pub struct Weight {
@@ -56,7 +56,10 @@ impl Weight {
         );
         for slab in &weight.slabs {
             let part = &bytes[slab.first_row * row..(slab.first_row + slab.rows) * row];
-            dev.write(&slab.buffer, 0, &to_device(dev, ty, part))?;
+            match is_padded(dev, ty) {
+                true => dev.write(&slab.buffer, 0, &pad_blocks(ty, part))?,
+                false => dev.write(&slab.buffer, 0, part)?,
+            }
         }
         Ok(weight)
     }
@@ -66,7 +69,10 @@ impl Weight {
         let mut bytes = Vec::with_capacity(self.rows * self.file_row_bytes());
         for slab in &self.slabs {
             let part = dev.read_range::<u8>(&slab.buffer, 0, slab.rows * row_bytes(dev, self.ty, self.cols))?;
-            bytes.extend_from_slice(&from_device(dev, self.ty, &part));
+            match is_padded(dev, self.ty) {
+                true => bytes.extend_from_slice(&strip_blocks(self.ty, &part)),
+                false => bytes.extend_from_slice(&part),
+            }
         }
         Ok(bytes)
     }
@@ -97,16 +103,8 @@ pub fn row_bytes(dev: &Device, ty: GgmlType, cols: usize) -> usize {
     cols / ty.block_len() * block
 }
 
-fn device_block_bytes(ty: GgmlType) -> usize {
-    ty.block_bytes()
-}
-
-fn to_device<'a>(_dev: &Device, _ty: GgmlType, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-    Cow::Borrowed(bytes)
-}
-
-fn from_device<'a>(_dev: &Device, _ty: GgmlType, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-    Cow::Borrowed(bytes)
+fn is_padded(dev: &Device, ty: GgmlType) -> bool {
+    dev.is_gpu() && device_block_bytes(ty) != ty.block_bytes()
 }
 
 /// Decodes whole rows on the CPU, in this thread.
@@ -124,7 +122,10 @@ pub(crate) fn decode_rows(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result
             let bits: &[u16] = bytemuck::cast_slice(bytes);
             bits.reinterpret_cast::<half::f16>().convert_to_f32_slice(out);
         }
-        _ => None.with_context(|| format!("this tensor type cannot be decoded: `{ty}`"))?,
+        _ => {
+            let format = quant::format(ty).with_context(|| format!("this tensor type cannot be read: `{ty}`"))?;
+            format.decode_rows(bytes, out);
+        }
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! matmul, matmul_rows, matmul_transposed, gram, and the weights they read.
 
-use dq_gpu::device::Device;
+use dq_gpu::device::{Device, shader};
 use dq_gpu::kernels::gram::gram;
 use dq_gpu::kernels::matmul::{matmul, matmul_rows};
 use dq_gpu::kernels::matmul_transposed::matmul_transposed;
 use dq_gpu::kernels::weight::Weight;
-use dq_gpu::quant::GgmlType;
+use dq_gpu::quant::{self, GgmlType};
 use half::{bf16, f16};
 
 use crate::common::{Random, assert_close, devices, widen};
@@ -221,6 +221,42 @@ fn a_long_grid_is_cut_into_dispatches() {
         for (i, j) in [(0, 0), (699, 899), (350, 17), (128, 64), (127, 63)] {
             let want: f64 = (0..k).map(|l| 4.0 * f64::from(x[i * k + l]) * w[j * k + l]).sum();
             assert!((f64::from(got[i * m + j]) - want).abs() < 1e-3, "({i}, {j}) on {}", dev.name());
+        }
+    }
+}
+
+/// Every block format: what its decoder says, through matmul, matmul_transposed and slabs.
+#[test]
+fn products_decode_every_block_format() {
+    let [n, m, k] = [3, 70, 512];
+    let mut random = Random::new(14);
+    let (x, dy) = (random.normals(n * k, 1.0), random.normals(n * m, 1.0));
+    let values = random.normals(m * k, 0.1);
+    let types = GgmlType::all().filter(|ty| ty.is_quantized() && quant::format(*ty).is_some());
+    for ty in types {
+        let mut bytes = vec![0; ty.bytes_for((m * k) as u64) as usize];
+        quant::encode(ty, &values, &vec![1.0; k], &mut bytes).unwrap();
+        let mut decoded = vec![0.0; m * k];
+        quant::decode(ty, &bytes, &mut decoded).unwrap();
+        let w = widen(&decoded);
+        let columns: Vec<f64> = (0..k * m).map(|i| w[i % m * k + i / m]).collect();
+        let (want_y, want_dx) = (product(&widen(&x), &w, [n, m, k]), product(&widen(&dy), &columns, [n, k, m]));
+        for dev in devices() {
+            if dev.is_gpu() && !shader::decoders().any(|known| known == ty) {
+                continue;
+            }
+            let what = format!("{ty} on {}", dev.name());
+            // At least 20 rows per slab, padded as on a GPU.
+            let cut = dev.with_max_binding_bytes((30 * k * 9 / 8).max(n * k * 4));
+            let weight = Weight::upload(&cut, "w", ty, m, k, &bytes).unwrap();
+            assert_eq!(weight.download(&cut).unwrap(), bytes, "{what}");
+            let upload = |values: &[f32]| cut.upload("input", values).unwrap();
+            let (xb, dyb) = (upload(&x), upload(&dy));
+            let (yb, dxb) = (cut.alloc("y", n * m * 4).unwrap(), cut.alloc("dx", n * k * 4).unwrap());
+            matmul(&cut, &xb, &weight, None, &yb, n, false).unwrap();
+            assert_close(&what, &cut.read(&yb).unwrap(), &want_y, 1e-11);
+            matmul_transposed(&cut, &dyb, &weight, &dxb, n, 0..m, false).unwrap();
+            assert_close(&format!("{what}, transposed"), &cut.read(&dxb).unwrap(), &want_dx, 1e-11);
         }
     }
 }
