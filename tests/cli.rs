@@ -175,3 +175,28 @@ fn devices_always_has_a_choice() {
     assert_eq!(chosen.count(), 1);
     dq_gpu(&["devices"]).assert().success().stdout(contains("CPU").and(contains("why")));
 }
+
+/// Work that is stopped ends with 130 and leaves nothing behind.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_clean() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dq-gpu"))
+        .args(["quantize", "models/tiny-llama", "--bpw", "4.5", "--device", "cpu", "-o"])
+        .arg(folder.path().join("out.gguf"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // the importance matrix is done: work is under way, and much of it is left
+    let first = lines.find(|line| line.ends_with(" s")).expect("a step is done");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{first}\n{rest:#?}");
+    assert!(rest.last().unwrap().starts_with("error: ") && rest.last().unwrap().ends_with("interrupted"), "{rest:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -77,6 +77,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         // any goal that needs the whole analysis: the job ends before it plans
         goal: Goal::Target(Target::Size(u64::MAX)),
         seed: args.seed,
+        memory: args.device.memory(),
         output: &args.output,
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;

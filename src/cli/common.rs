@@ -8,6 +8,7 @@ use clap::{Args, ValueHint, value_parser};
 
 use super::size;
 use crate::device::Device;
+use crate::forward::StreamOptions;
 use crate::gguf::SplitName;
 use crate::imatrix::Imatrix;
 use crate::plan::constraints::{Demand, parse_types};
@@ -37,9 +38,9 @@ pub struct DeviceArgs {
     /// auto, cpu, gpu, or the index or a part of the name of an adapter (see `dq-gpu devices`)
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
-    /// Memory that the work may use for activations; what does not fit goes to disk
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub memory: Option<u64>,
+    /// Memory for the states of the text between layers; if they need more they go to disk
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
+    pub memory: u64,
 }
 
 impl DeviceArgs {
@@ -48,6 +49,12 @@ impl DeviceArgs {
         let device = Device::open(&self.device)?;
         log::info!("device: {}", device.name());
         Ok(device)
+    }
+
+    /// How a pass through the model may use memory.
+    pub fn memory(&self) -> StreamOptions {
+        let hidden_budget = usize::try_from(self.memory).unwrap_or(usize::MAX);
+        StreamOptions { hidden_budget, ..StreamOptions::default() }
     }
 }
 
@@ -73,8 +80,8 @@ impl TypeArgs {
             _ => None,
         });
         let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).collect();
-        let narrow: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
-        let fitting = narrow.iter().flat_map(|&cols| wanted.iter().map(move |&ty| quant::fallback(ty, cols)));
+        let widths: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
+        let fitting = widths.iter().flat_map(|&cols| wanted.iter().map(move |&ty| quant::fallback(ty, cols)));
         let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();
         all.into_iter().filter(|&ty| ty.is_quantized() && quant::format(ty).is_some()).collect()
     }

@@ -94,7 +94,7 @@ fn hear(args: &ImatrixArgs, model: &Path, bars: &Bars) -> Result<Imatrix> {
     let model = Model::open(model)?;
     let (chunks, dataset) =
         Reader::new(&model)?.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
-    listen(&device, &model, &chunks, &dataset, bars)
+    listen(&device, &model, &chunks, &dataset, args.device.memory(), bars)
 }
 
 fn report(args: &ImatrixArgs, imatrix: Imatrix, seconds: Vec<StepTime>) -> ImatrixReport {

@@ -63,7 +63,7 @@ fn work(args: &KldArgs, bars: &Bars) -> Result<KldReport> {
     let quant = Model::open(&args.quant)?;
     let chunks = Reader::new(&base)?.measured(&args.text, args.ctx, args.chunks)?;
     let scoring = if args.all_positions { Scoring::All } else { Scoring::SecondHalf };
-    let divergence = prove(&device, &base, &quant, &chunks, scoring, bars)?;
+    let divergence = prove(&device, &base, &quant, &chunks, scoring, args.device.memory(), bars)?;
     let mut statistics = report(&divergence, &chunks)?;
     statistics.bytes_base = Some(common::model_bytes(&args.base)?);
     statistics.bytes_quant = Some(common::model_bytes(&args.quant)?);

@@ -154,9 +154,14 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
-            if error.chain().any(|cause| cause.is::<Interrupted>()) { INTERRUPTED.into() } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
     }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
+    if interrupted { INTERRUPTED.into() } else { ExitCode::FAILURE }
 }
 
 /// The chain of causes joined by `: `, on one line whatever the causes hold.
@@ -174,6 +179,13 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn interrupted_work_has_its_own_exit_code() {
+        let code = |error: anyhow::Error| format!("{:?}", exit_code(&error));
+        assert_eq!(code(anyhow!(Interrupted).context("writing")), format!("{:?}", ExitCode::from(130)));
+        assert_eq!(code(anyhow!("writing")), format!("{:?}", ExitCode::FAILURE));
     }
 
     #[test]

@@ -93,6 +93,7 @@ fn work(args: &QuantizeArgs, file: &Path, bars: &Bars) -> Result<QuantizeReport>
         constraints: common::constraints(&args.types, &args.keep, true),
         goal: goal(args),
         seed: args.seed,
+        memory: args.device.memory(),
         output: file,
     };
     let outcome = job.run(bars)?;

@@ -17,9 +17,10 @@ pub fn listen(
     model: &Model,
     chunks: &Chunks,
     dataset: &str,
+    memory: StreamOptions,
     progress: &dyn Progress,
 ) -> Result<Imatrix> {
-    let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, StreamOptions::default())?;
+    let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, memory)?;
     let mut collector = Collector::new(device);
     progress.begin("importance matrix", stream.work());
     stream.final_states(model, 0..chunks.ctx, &mut collector, progress)?;
@@ -35,9 +36,10 @@ pub fn sense(
     all: &Chunks,
     imatrix: &Imatrix,
     options: SweepOptions,
+    memory: StreamOptions,
     progress: &dyn Progress,
 ) -> Result<Sensitivities> {
-    let stream = Stream::new(device, model, &sweep.tokens, sweep.ctx, StreamOptions::default())?;
+    let stream = Stream::new(device, model, &sweep.tokens, sweep.ctx, memory)?;
     let mut counts = vec![0u64; model.hparams.n_vocab];
     all.tokens.iter().for_each(|id| counts[*id as usize] += 1);
     reverse_sweep_factors(&stream, imatrix, &counts, options, progress)

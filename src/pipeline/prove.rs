@@ -36,12 +36,13 @@ pub fn prove(
     quant: &Model,
     chunks: &Chunks,
     scoring: Scoring,
+    memory: StreamOptions,
     progress: &dyn Progress,
 ) -> Result<Divergence> {
     ensure!(chunks.ctx >= 4, "--ctx: at least 4 tokens are needed to compare predictions, found: `{}`", chunks.ctx);
     let scored = scoring.positions(chunks.ctx);
-    let left = Stream::new(device, base, &chunks.tokens, chunks.ctx, StreamOptions::default())?;
-    let right = Stream::new(device, quant, &chunks.tokens, chunks.ctx, StreamOptions::default())?;
+    let left = Stream::new(device, base, &chunks.tokens, chunks.ctx, memory)?;
+    let right = Stream::new(device, quant, &chunks.tokens, chunks.ctx, memory)?;
     let left = Side { stream: &left, weights: base }.run(scored.clone(), "running the original", progress)?;
     let right = Side { stream: &right, weights: quant }.run(scored.clone(), "running the quantized", progress)?;
     diverge(&left, &right, scored, progress)

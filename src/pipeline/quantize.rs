@@ -9,6 +9,7 @@ use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write};
 use crate::calibration::Chunks;
 use crate::device::Device;
+use crate::forward::StreamOptions;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::kld::Report;
@@ -53,6 +54,7 @@ pub struct Job<'a> {
     pub constraints: Constraints,
     pub goal: Goal,
     pub seed: u64,
+    pub memory: StreamOptions,
     pub output: &'a Path,
 }
 
@@ -125,7 +127,7 @@ impl Job<'_> {
                 provenance.imatrix_name = name.clone();
                 imatrix.clone()
             }
-            None => listen(self.device, self.model, self.calibration, self.dataset, progress)?,
+            None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
         };
         clock.lap("importance");
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
@@ -136,7 +138,7 @@ impl Job<'_> {
         let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
         let sensitivities =
-            sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, progress)?;
+            sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
         let inputs = AnalysisInputs {
             model: self.model,
@@ -153,7 +155,7 @@ impl Job<'_> {
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {
         let quant = Model::open(written).context("the written file cannot be read back")?;
-        let divergence = prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, progress)?;
+        let divergence = prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
         super::prove::report(&divergence, self.heldout)
     }
 }
