@@ -35,13 +35,6 @@ impl Arena {
         Ok(buffer)
     }
 
-    /// Gives a buffer back before the next [`Arena::reset`].
-    pub fn give_back(&self, buffer: &Buffer) {
-        if let Some(slot) = self.slots.borrow_mut().iter_mut().find(|slot| slot.buffer.is_same(buffer)) {
-            slot.taken = false;
-        }
-    }
-
     /// Every buffer handed out so far may be handed out again.
     pub fn reset(&self) {
         self.slots.borrow_mut().iter_mut().for_each(|slot| slot.taken = false);

@@ -65,8 +65,7 @@ impl Stream<'_> {
         let hparams = &self.model.hparams;
         let (width, row) = (hparams.n_embd, hparams.n_embd * size_of::<f32>());
         let norm = load_vector(self.device, self.model, "output_norm.weight")?;
-        let positions: Vec<usize> =
-            (0..self.batch_count()).map(|b| self.context(b).sequences * scored.len()).collect();
+        let positions: Vec<usize> = (0..self.batch_count()).map(|b| self.context(b).sequences * scored.len()).collect();
         let bytes = positions.iter().map(|count| count * row).collect();
         let mut states = HiddenStates::new(self.device, bytes, self.options.hidden_budget)?;
         for (batch, count) in positions.iter().copied().enumerate() {

@@ -80,7 +80,8 @@ impl SpillFile {
 
     pub fn read(&mut self, record: usize, size: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; size];
-        let result = self.file.seek(SeekFrom::Start(self.offsets[record])).and_then(|_| self.file.read_exact(&mut bytes));
+        let result =
+            self.file.seek(SeekFrom::Start(self.offsets[record])).and_then(|_| self.file.read_exact(&mut bytes));
         result.with_context(|| format!("cannot read activations from `{}`", std::env::temp_dir().display()))?;
         Ok(bytes)
     }

@@ -61,7 +61,8 @@ impl<'a> Stream<'a> {
         let per_batch = (options.batch_tokens.min(fitting) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
-        let rope_table = device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
+        let rope_table =
+            device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
     }
 

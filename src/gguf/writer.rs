@@ -219,7 +219,7 @@ impl GgufWriter {
     /// Fails if what is buffered cannot be written.
     pub fn readable(&mut self) -> Result<&Path> {
         self.out.flush().map_err(|error| cannot_write(&self.target, error))?;
-        Ok(self.out.get_ref().path())
+        Ok(&self.temporary)
     }
 
     /// Syncs the file and gives it its name. Returns its size in bytes.

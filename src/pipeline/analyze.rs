@@ -96,6 +96,7 @@ fn candidates(
     let unknown = [Factor { rows: vec![0.0; tensor.rows], cols: weights.clone() }];
     let factors = inputs.sensitivities.factors.get(&tensor.name).map_or(&unknown[..], |factors| &factors[..]);
     let encode_weights = device.upload("importance", &weights)?;
+    let no_means = device.upload("means", &vec![0f32; tensor.cols])?;
     let columns = factors.iter().map(|factor| device.upload("error weights", &factor.cols));
     let columns = columns.collect::<Result<Vec<_>>>()?;
 
@@ -103,17 +104,16 @@ fn candidates(
     let mut found: Vec<Candidate> = types.iter().map(|ty| blank(*ty, tensor)).collect();
     for rows in slabs(tensor) {
         let x = device.upload(&tensor.name, &inputs.model.f32_rows(tensor, rows.clone())?)?;
-        let errors = device.alloc("row errors", rows.len() * size_of::<f32>())?;
+        let errors = device.alloc("row errors", 2 * rows.len() * size_of::<f32>())?;
         for candidate in &mut found {
             let encoded = encode(device, candidate.ty, &x, &encode_weights, rows.len(), tensor.cols)?;
-            let mut measure = |weights: &Buffer| -> Result<Vec<f32>> {
-                row_error(device, &x, &encoded, weights, &errors)?;
-                device.read::<f32>(&errors)
+            let measure = |weights: &Buffer| -> Result<Vec<f32>> {
+                row_error(device, &x, &encoded, 0..rows.len(), (weights, &no_means), &errors)?;
+                Ok(device.read::<f32>(&errors)?.into_iter().step_by(2).collect())
             };
             candidate.error += measure(&encode_weights)?.into_iter().map(f64::from).sum::<f64>();
             for (factor, columns) in factors.iter().zip(&columns) {
-                let part = Factor { rows: factor.rows[rows.clone()].to_vec(), cols: Vec::new() };
-                candidate.predicted += part.nats(measure(columns)?);
+                candidate.predicted += factor.nats(rows.clone(), measure(columns)?);
             }
         }
         progress.advance((rows.len() * tensor.cols) as u64)?;

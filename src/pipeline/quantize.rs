@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
-use super::{AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write};
+use super::{
+    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
+};
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::StreamOptions;
@@ -91,8 +93,7 @@ impl Job<'_> {
             };
             clock.lap("plan");
             let metadata = output_metadata(self.model, Some(&imatrix), &provenance, Some(&plan));
-            let written =
-                write(self.device, self.model, &plan, Some(&imatrix), &metadata, self.output, progress)?;
+            let written = write(self.device, self.model, &plan, Some(&imatrix), &metadata, self.output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;
@@ -101,7 +102,10 @@ impl Job<'_> {
                 && report.all.mean_kld > *asked
             {
                 if attempt == TIGHTENINGS {
-                    bail!("--max-kld: the file measures {:.6} after {attempt} tighter plans: `{asked}`", report.all.mean_kld);
+                    bail!(
+                        "--max-kld: the file measures {:.6} after {attempt} tighter plans: `{asked}`",
+                        report.all.mean_kld
+                    );
                 }
                 log::warn!("measured KL {:.6} misses {asked}: planning again", report.all.mean_kld);
                 *wanted *= 0.95 * asked / report.all.mean_kld;
@@ -155,7 +159,8 @@ impl Job<'_> {
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {
         let quant = Model::open(written).context("the written file cannot be read back")?;
-        let divergence = prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
+        let divergence =
+            prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
         super::prove::report(&divergence, self.heldout)
     }
 }

@@ -85,10 +85,10 @@ impl<'a> GradientTap<'a> {
             factors.entry(name).or_default().push(Factor { rows: per_token(sums), cols });
         }
         let embedding = model.tensor("token_embd.weight").context("tensor missing: `token_embd.weight`")?;
-        factors.entry(embedding.name.clone()).or_default().push(Factor {
-            rows: row_frequencies(token_counts, embedding.rows),
-            cols: per_token(self.embedding),
-        });
+        factors
+            .entry(embedding.name.clone())
+            .or_default()
+            .push(Factor { rows: row_frequencies(token_counts, embedding.rows), cols: per_token(self.embedding) });
         Ok(Sensitivities { factors })
     }
 }

@@ -7,6 +7,7 @@
 mod gradient;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 pub use gradient::{SweepOptions, reverse_sweep_factors};
 
@@ -20,9 +21,9 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Nats per token from the column-weighted squared error of each row.
-    pub fn nats(&self, row_errors: impl IntoIterator<Item = f32>) -> f64 {
-        let sum: f64 = self.rows.iter().zip(row_errors).map(|(g, e)| f64::from(*g) * f64::from(e)).sum();
+    /// Nats per token from the column-weighted squared errors of some of the rows.
+    pub fn nats(&self, rows: Range<usize>, errors: impl IntoIterator<Item = f32>) -> f64 {
+        let sum: f64 = self.rows[rows].iter().zip(errors).map(|(g, e)| f64::from(*g) * f64::from(e)).sum();
         0.5 * sum
     }
 }
@@ -31,20 +32,4 @@ impl Factor {
 #[derive(Clone, Debug, Default)]
 pub struct Sensitivities {
     pub factors: HashMap<String, Vec<Factor>>,
-}
-
-impl Sensitivities {
-    /// The column weights that an encoder of `tensor` should use: the factors' columns, each scaled by its mean row weight.
-    pub fn importance(&self, tensor: &str) -> Option<Vec<f32>> {
-        let factors = self.factors.get(tensor)?;
-        let mut importance = vec![0f64; factors.first()?.cols.len()];
-        for factor in factors {
-            let mean = factor.rows.iter().map(|g| f64::from(*g)).sum::<f64>() / factor.rows.len() as f64;
-            importance.iter_mut().zip(&factor.cols).for_each(|(sum, col)| *sum += mean * f64::from(*col));
-        }
-        // Only the proportions matter; a mean of one keeps them far from the ends of f32.
-        let mean = importance.iter().sum::<f64>() / importance.len() as f64;
-        let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
-        Some(importance.into_iter().map(|value| (value * scale) as f32).collect())
-    }
 }
