@@ -6,6 +6,8 @@
 pub mod attention;
 pub mod attention_backward;
 pub mod column_moments;
+pub mod decode;
+pub mod encode;
 pub(crate) mod gemm;
 pub mod gram;
 pub mod kld;
@@ -14,6 +16,7 @@ pub mod matmul_transposed;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
+pub mod row_error;
 pub mod sample_gradient;
 pub mod swiglu;
 pub mod swiglu_backward;
