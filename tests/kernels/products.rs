@@ -1,7 +1,7 @@
 //! matmul, matmul_rows, matmul_transposed, gram, and the weights they read.
 
 use dq_gpu::device::{Device, shader};
-use dq_gpu::kernels::gram::gram;
+use dq_gpu::kernels::gram::{gram, gram_rows};
 use dq_gpu::kernels::matmul::{matmul, matmul_rows};
 use dq_gpu::kernels::matmul_transposed::matmul_transposed;
 use dq_gpu::kernels::weight::Weight;
@@ -171,6 +171,13 @@ fn gram_accumulates_and_stays_symmetric() {
             let got: Vec<f32> = dev.read(&hb).unwrap();
             assert_close(&format!("gram {n} x {k} on {}", dev.name()), &got, &want, 1e-12);
             assert!((0..k * k).all(|i| got[i] == got[i % k * k + i / k]), "symmetric on {}", dev.name());
+            let rows = 2..k - 1;
+            let panel = dev.alloc("panel", rows.len() * k * 4).unwrap();
+            gram_rows(&dev, &xb, &panel, n, k, rows.clone()).unwrap();
+            gram_rows(&dev, &xb, &panel, n, k, rows.clone()).unwrap();
+            let want = &want[rows.start * k..rows.end * k];
+            assert_close(&format!("rows of gram {n} x {k}"), &dev.read(&panel).unwrap(), want, 1e-12);
+            assert!(gram_rows(&dev, &xb, &panel, n, k, 1..k + 1).is_err());
         }
     }
 }
