@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codebook::book::{self, Half, Ternary};
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
-use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down, place};
+use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value};
 
@@ -60,7 +60,7 @@ impl BlockFormat for Iq1M {
             scales[lane / 4] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << (3 * (lane % 4));
             for half in 0..2 {
                 let word = fit.words[half][lane];
-                let number = book::IQ1.number(place(word));
+                let number = book::IQ1.number(word);
                 block.codewords[2 * lane + half] = number as u8;
                 let high = (number >> 8) as u8 | (is_down(word) as u8) << 3;
                 block.high[lane] |= high << (4 * half);

@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codebook::book::{self, Half, Ternary};
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
-use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down, place};
+use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -57,7 +57,7 @@ impl BlockFormat for Iq1S {
                 let mut high = (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << 12;
                 high |= (is_down(fit.words[0][lane]) as u16) << 15;
                 for group in 0..4 {
-                    let number = book::IQ1.number(place(fit.words[group][lane]));
+                    let number = book::IQ1.number(fit.words[group][lane]);
                     block.codewords[b][group] = number as u8;
                     high |= (number >> 8) << (3 * group);
                 }

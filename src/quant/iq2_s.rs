@@ -5,7 +5,7 @@ use super::codebook::book::{self, Book, Half, Ternary};
 use super::codebook::coder::{Signed, SignedCoder, signs};
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::factor;
-use super::codebook::{IQ2_LEVELS, grids};
+use super::codebook::{IQ2_LEVELS, grids, iq2_value};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -36,7 +36,7 @@ impl Signed for Iq2S {
 
     #[inline(always)]
     fn value(level: u32) -> f32 {
-        IQ2_LEVELS[level as usize] * 0.125
+        iq2_value(level)
     }
 }
 
@@ -73,11 +73,11 @@ impl BlockFormat for Iq2S {
             block.scales[lane / 2] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u8) << (4 * (lane % 2));
             for half in 0..2 {
                 let group = 2 * lane + half;
-                let place = fit.words[half][lane];
-                let number = Self::book().number(place);
+                let word = fit.words[half][lane];
+                let number = Self::book().number(word);
                 block.codewords[group] = number as u8;
                 block.high[group / 4] |= ((number >> 8) as u8) << (2 * (group % 4));
-                block.signs[group] = signs::<Self, 16>(&tile, lane, 8 * half, &[place]) as u8;
+                block.signs[group] = signs::<Self, 16>(&tile, lane, 8 * half, &[word]) as u8;
             }
         }
     }

@@ -5,7 +5,7 @@ use super::codebook::book::{self, Book, Half, Ternary};
 use super::codebook::coder::{Signed, SignedCoder, signs};
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::{expand, factor};
-use super::codebook::{IQ2_LEVELS, grids};
+use super::codebook::{IQ2_LEVELS, grids, iq2_value};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -33,7 +33,7 @@ impl Signed for Iq2Xs {
 
     #[inline(always)]
     fn value(level: u32) -> f32 {
-        IQ2_LEVELS[level as usize] * 0.125
+        iq2_value(level)
     }
 }
 
@@ -69,9 +69,9 @@ impl BlockFormat for Iq2Xs {
         for lane in 0..16 {
             block.scales[lane / 2] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u8) << (4 * (lane % 2));
             for group in 0..2 {
-                let place = fit.words[group][lane];
-                let signs = signs::<Self, 16>(&tile, lane, 8 * group, &[place]) & 127;
-                block.codewords[2 * lane + group] = (Self::book().number(place) | (signs << 9) as u16).to_le_bytes();
+                let word = fit.words[group][lane];
+                let signs = signs::<Self, 16>(&tile, lane, 8 * group, &[word]) & 127;
+                block.codewords[2 * lane + group] = (Self::book().number(word) | (signs << 9) as u16).to_le_bytes();
             }
         }
     }

@@ -5,7 +5,7 @@ use super::codebook::book::{self, Book, Half, Ternary};
 use super::codebook::coder::{Signed, SignedCoder, signs};
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::{expand, factor};
-use super::codebook::{IQ2_LEVELS, grids};
+use super::codebook::{IQ2_LEVELS, grids, iq2_value};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -38,7 +38,7 @@ impl Signed for Iq2Xxs {
 
     #[inline(always)]
     fn value(level: u32) -> f32 {
-        IQ2_LEVELS[level as usize] * 0.125
+        iq2_value(level)
     }
 }
 
@@ -75,9 +75,9 @@ impl BlockFormat for Iq2Xxs {
                 let lane = 8 * lanes + b;
                 let mut packed = ((fit.multiplier[lane] - 1.0) * 0.5) as u32;
                 for group in (0..4).rev() {
-                    let place = fit.words[group][lane];
-                    sub.codewords[group] = Self::book().number(place) as u8;
-                    packed = packed << 7 | signs::<Self, 32>(&tile, lane, 8 * group, &[place]) & 127;
+                    let word = fit.words[group][lane];
+                    sub.codewords[group] = Self::book().number(word) as u8;
+                    packed = packed << 7 | signs::<Self, 32>(&tile, lane, 8 * group, &[word]) & 127;
                 }
                 sub.signs = packed.to_le_bytes();
             }

@@ -76,13 +76,13 @@ impl BlockFormat for Iq3S {
                 let lane = 8 * lanes + b;
                 block.scales[b / 2] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u8) << (4 * (b % 2));
                 for pair in 0..4 {
-                    let places = [fit.words[2 * pair][lane], fit.words[2 * pair + 1][lane]];
-                    for (half, place) in places.into_iter().enumerate() {
-                        let (group, number) = (2 * pair + half, Self::book().number(place));
+                    let words = [fit.words[2 * pair][lane], fit.words[2 * pair + 1][lane]];
+                    for (half, word) in words.into_iter().enumerate() {
+                        let (group, number) = (2 * pair + half, Self::book().number(word));
                         block.codewords[b][group] = number as u8;
                         block.high[b] |= ((number >> 8) as u8) << group;
                     }
-                    block.signs[b][pair] = signs::<Self, 32>(&tile, lane, 8 * pair, &places) as u8;
+                    block.signs[b][pair] = signs::<Self, 32>(&tile, lane, 8 * pair, &words) as u8;
                 }
             }
         }

@@ -34,7 +34,7 @@ impl Signed for Iq3Xxs {
 
     #[inline(always)]
     fn value(level: u32) -> f32 {
-        LEVELS[level as usize] * 0.25
+        (2 * level + 1) as f32 + if level == 7 { 0.5 } else { 0.0 }
     }
 }
 
@@ -71,11 +71,11 @@ impl BlockFormat for Iq3Xxs {
                 let lane = 8 * lanes + b;
                 let mut packed = ((fit.multiplier[lane] - 1.0) * 0.5) as u32;
                 for pair in (0..4).rev() {
-                    let places = [fit.words[2 * pair][lane], fit.words[2 * pair + 1][lane]];
-                    for (half, place) in places.into_iter().enumerate() {
-                        block.codewords[b][2 * pair + half] = Self::book().number(place) as u8;
+                    let words = [fit.words[2 * pair][lane], fit.words[2 * pair + 1][lane]];
+                    for (half, word) in words.into_iter().enumerate() {
+                        block.codewords[b][2 * pair + half] = Self::book().number(word) as u8;
                     }
-                    packed = packed << 7 | signs::<Self, 32>(&tile, lane, 8 * pair, &places) & 127;
+                    packed = packed << 7 | signs::<Self, 32>(&tile, lane, 8 * pair, &words) & 127;
                 }
                 block.signs[b] = packed.to_le_bytes();
             }

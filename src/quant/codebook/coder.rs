@@ -1,10 +1,10 @@
 //! From a scale to the codewords that cost least, for 16 sub-blocks at a time.
 
-use super::super::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
-use super::book::{Book, Half, Halves, MAX_HALVES, Nearest};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
+use super::book::{self, Book, Half, Halves, Nearest, Table};
 
-/// Codewords of sub-blocks of `GROUPS` groups: places in the sorted book, above them what else the coder chose.
-pub type Words<const GROUPS: usize> = [[u16; LANES]; GROUPS];
+/// Codewords of sub-blocks of `GROUPS` groups; the top bit is the coder's.
+pub type Words<const GROUPS: usize> = [[book::Word; LANES]; GROUPS];
 
 /// The best codes for a scale.
 pub struct Trial<const GROUPS: usize> {
@@ -64,42 +64,47 @@ impl<'a, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a, F, N, G
     /// Costs of the halves of a group, and the cheapest costs with one sign flipped.
     #[inline(always)]
     fn costs(&self, group: usize, step: &[Lanes; 8], costs: &mut Halves, flipped: &mut Halves) {
-        let half = N / GROUPS / 2;
         let first = group * N / GROUPS;
-        for (start, table, other) in
-            [(first, &mut costs.first, &mut flipped.first), (first + half, &mut costs.second, &mut flipped.second)]
-        {
-            let cost = |n: usize, level: usize| {
-                let (w, slope, step) = (&self.w[start + n], &self.slope[start + n], &step[level]);
-                map(|i| step[i] * (w[i] * step[i] - slope[i]))
-            };
-            F::Half::fold(cost, add, table);
-            if F::PARITY > 0 {
-                let flip = |n: usize, level: usize| {
-                    let (slope, step) = (&self.slope[start + n], &step[level]);
-                    map(|i| 2.0 * slope[i] * step[i])
-                };
-                F::Half::fold(flip, least, other);
-                for h in 0..F::Half::COUNT {
-                    for i in 0..LANES {
-                        other[h][i] += table[h][i];
-                    }
+        self.half_costs(first, step, &mut costs.first, &mut flipped.first);
+        self.half_costs(first + F::Half::WEIGHTS, step, &mut costs.second, &mut flipped.second);
+        book::mark::<F::Half>(&mut costs.second);
+        if F::PARITY > 0 {
+            book::mark::<F::Half>(&mut flipped.second);
+        }
+    }
+
+    #[inline(always)]
+    fn half_costs(&self, start: usize, step: &[Lanes; 8], table: &mut Table, flipped: &mut Table) {
+        let mut costs = [[ZERO; 8]; 4];
+        let mut flips = [[ZERO; 8]; 4];
+        for n in 0..F::Half::WEIGHTS {
+            for level in 0..F::Half::LEVELS {
+                for i in 0..LANES {
+                    let step = step[level][i];
+                    let slope = self.slope[start + n][i];
+                    costs[n][level][i] = step * (self.w[start + n][i] * step - slope);
+                    flips[n][level][i] = 2.0 * slope * step;
                 }
             }
+        }
+        if F::PARITY > 0 {
+            F::Half::sums_flipped(&costs, &flips, table, flipped);
+        } else {
+            F::Half::sums(&costs, table);
         }
     }
 
     /// `sum w level^2` of a group.
     #[inline(always)]
-    fn squares(&self, group: usize, places: &[u16; LANES], sum: &mut Lanes) {
-        let mut words = [0u32; LANES];
+    fn squares(&self, group: usize, words: &[book::Word; LANES], sum: &mut Lanes) {
+        let mut levels = [0u32; LANES];
         for i in 0..LANES {
-            words[i] = F::book().word(places[i]) as u32;
+            levels[i] = F::Half::unpack(words[i]);
         }
         let first = group * N / GROUPS;
         for n in 0..N / GROUPS {
             for i in 0..LANES {
-                let value = F::value(F::Half::level(words[i], n));
+                let value = F::value(F::Half::level(levels[i], n));
                 sum[i] += self.w[first + n][i] * value * value;
             }
         }
@@ -114,8 +119,7 @@ impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCod
         for (level, step) in step.iter_mut().enumerate().take(F::Half::LEVELS) {
             *step = map(|i| scale[i] * F::value(level as u32));
         }
-        let mut costs = Halves { first: [ZERO; MAX_HALVES], second: [ZERO; MAX_HALVES] };
-        let mut flipped = Halves { first: [ZERO; MAX_HALVES], second: [ZERO; MAX_HALVES] };
+        let (mut costs, mut flipped) = (Halves::ZERO, Halves::ZERO);
         let book = F::book();
         if F::PARITY == 0 {
             for group in 0..GROUPS {
@@ -130,8 +134,7 @@ impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCod
                 let mut kept = Kept::NONE;
                 for member in group..group + F::PARITY {
                     self.costs(member, &step, &mut costs, &mut flipped);
-                    let plain = book.nearest::<F::Half>(&costs);
-                    let flip = book.nearest_flipped::<F::Half>(&costs, &flipped);
+                    let [plain, flip] = book.nearest_flipped::<F::Half>(&costs, &flipped);
                     kept.add(&plain, &flip);
                 }
                 for i in 0..LANES {
@@ -142,7 +145,7 @@ impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCod
                     for i in 0..LANES {
                         let odd = self.odd[signs][i];
                         trial.words[group + member][i] =
-                            if odd { kept.flipped_places[member][i] } else { kept.plain_places[member][i] };
+                            if odd { kept.flipped_words[member][i] } else { kept.plain_words[member][i] };
                     }
                 }
                 group += F::PARITY;
@@ -158,7 +161,7 @@ impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCod
 impl<const GROUPS: usize> Trial<GROUPS> {
     #[inline(always)]
     fn take(&mut self, group: usize, nearest: &Nearest) {
-        self.words[group] = nearest.place;
+        self.words[group] = nearest.word;
         for i in 0..LANES {
             self.cost[i] += nearest.cost[i];
         }
@@ -170,13 +173,13 @@ struct Kept {
     members: usize,
     plain: Lanes,
     flipped: Lanes,
-    plain_places: [[u16; LANES]; 2],
-    flipped_places: [[u16; LANES]; 2],
+    plain_words: [[book::Word; LANES]; 2],
+    flipped_words: [[book::Word; LANES]; 2],
 }
 
 impl Kept {
     const NONE: Kept =
-        Kept { members: 0, plain: ZERO, flipped: ZERO, plain_places: [[0; LANES]; 2], flipped_places: [[0; LANES]; 2] };
+        Kept { members: 0, plain: ZERO, flipped: ZERO, plain_words: [[0; LANES]; 2], flipped_words: [[0; LANES]; 2] };
 
     /// Appends a codeword: the flip is in it, or in the ones before it.
     #[inline(always)]
@@ -187,37 +190,27 @@ impl Kept {
             let before = self.flipped[i] + plain.cost[i];
             let here_wins = member == 0 || here < before;
             self.flipped[i] = if here_wins { here } else { before };
-            self.flipped_places[member][i] = if here_wins { flip.place[i] } else { plain.place[i] };
+            self.flipped_words[member][i] = if here_wins { flip.word[i] } else { plain.word[i] };
             if member > 0 && here_wins {
-                self.flipped_places[0][i] = self.plain_places[0][i];
+                self.flipped_words[0][i] = self.plain_words[0][i];
             }
             self.plain[i] += plain.cost[i];
-            self.plain_places[member][i] = plain.place[i];
+            self.plain_words[member][i] = plain.word[i];
         }
         self.members += 1;
     }
 }
 
-#[inline(always)]
-fn add(a: &Lanes, b: &Lanes) -> Lanes {
-    map(|i| a[i] + b[i])
-}
-
-#[inline(always)]
-fn least(a: &Lanes, b: &Lanes) -> Lanes {
-    map(|i| if a[i] < b[i] { a[i] } else { b[i] })
-}
-
 /// The signs of a group of weights of one lane, with the cheapest one flipped if their number must be even and is not.
 #[inline(always)]
-pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first: usize, words: &[u16]) -> u32 {
+pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first: usize, words: &[book::Word]) -> u32 {
     let per_word = 2 * F::Half::WEIGHTS;
     let (mut signs, mut cheapest, mut cost) = (0u32, 0, f32::INFINITY);
     for n in 0..8 {
         let (x, w) = (tile.x[first + n][lane], tile.w[first + n][lane]);
         signs |= ((x < 0.0) as u32) << n;
-        let word = F::book().word(words[n / per_word]) as u32;
-        let flip = w * x.abs() * F::value(F::Half::level(word, n % per_word));
+        let levels = F::Half::unpack(words[n / per_word]);
+        let flip = w * x.abs() * F::value(F::Half::level(levels, n % per_word));
         if flip < cost {
             (cheapest, cost) = (n, flip);
         }

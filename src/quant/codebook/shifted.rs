@@ -1,14 +1,14 @@
 //! The coder of IQ1: signed ternary codewords, all moved up or down by an eighth.
 
-use super::super::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
-use super::book::{self, Half, Halves, MAX_HALVES, Nearest, Ternary};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
+use super::book::{self, Half, Halves, Nearest, Ternary, Word};
 use super::coder::{Coder, Trial, Words};
 
 /// What a codeword is moved by; the sign is chosen.
 pub const SHIFT: f32 = 0.125;
 
 /// The bit of a word that says that it is moved down.
-const DOWN: u16 = 1 << 15;
+const DOWN: Word = 1 << 15;
 
 /// Codes groups of eight weights; `SHARED` if all groups of a sub-block move the same way.
 pub struct ShiftedCoder<'a, const N: usize, const GROUPS: usize, const SHARED: bool> {
@@ -29,19 +29,24 @@ impl<'a, const N: usize, const GROUPS: usize, const SHARED: bool> ShiftedCoder<'
 
     #[inline(always)]
     fn nearest(&self, group: usize, scale: &Lanes, shift: f32) -> Nearest {
-        let mut costs = Halves { first: [ZERO; MAX_HALVES], second: [ZERO; MAX_HALVES] };
+        let mut costs = Halves::ZERO;
         let mut step = [ZERO; 3];
         for (level, step) in step.iter_mut().enumerate() {
             *step = map(|i| scale[i] * (level as f32 - 1.0 + shift));
         }
         let first = 8 * group;
         for (start, table) in [(first, &mut costs.first), (first + 4, &mut costs.second)] {
-            let cost = |n: usize, level: usize| {
-                let (w, slope, step) = (&self.w[start + n], &self.slope[start + n], &step[level]);
-                map(|i| step[i] * (w[i] * step[i] - slope[i]))
-            };
-            Ternary::fold(cost, |a, b| map(|i| a[i] + b[i]), table);
+            let mut values = [[ZERO; 8]; 4];
+            for n in 0..4 {
+                for (level, step) in step.iter().enumerate() {
+                    for i in 0..LANES {
+                        values[n][level][i] = step[i] * (self.w[start + n][i] * step[i] - self.slope[start + n][i]);
+                    }
+                }
+            }
+            Ternary::sums(&values, table);
         }
+        book::mark::<Ternary>(&mut costs.second);
         book::IQ1.nearest::<Ternary>(&costs)
     }
 
@@ -51,7 +56,7 @@ impl<'a, const N: usize, const GROUPS: usize, const SHARED: bool> ShiftedCoder<'
         for group in 0..GROUPS {
             let (mut levels, mut shift) = ([0u32; LANES], ZERO);
             for i in 0..LANES {
-                levels[i] = book::IQ1.word(place(words[group][i])) as u32;
+                levels[i] = Ternary::unpack(words[group][i]);
                 shift[i] = self::shift(words[group][i]);
             }
             for n in 0..8 {
@@ -65,20 +70,14 @@ impl<'a, const N: usize, const GROUPS: usize, const SHARED: bool> ShiftedCoder<'
     }
 }
 
-/// The place in the sorted book of a word.
-#[inline(always)]
-pub fn place(word: u16) -> u16 {
-    word & !DOWN
-}
-
 /// Whether a word moves down.
 #[inline(always)]
-pub fn is_down(word: u16) -> bool {
+pub fn is_down(word: Word) -> bool {
     word & DOWN != 0
 }
 
 #[inline(always)]
-fn shift(word: u16) -> f32 {
+fn shift(word: Word) -> f32 {
     if is_down(word) { -SHIFT } else { SHIFT }
 }
 
@@ -93,9 +92,9 @@ impl<const N: usize, const GROUPS: usize, const SHARED: bool> Coder<GROUPS> for 
             for i in 0..LANES {
                 let falls = !SHARED && down.cost[i] < up.cost[i];
                 cost[0][i] += if falls { down.cost[i] } else { up.cost[i] };
-                words[0][group][i] = if falls { down.place[i] | DOWN } else { up.place[i] };
+                words[0][group][i] = if falls { down.word[i] | DOWN } else { up.word[i] };
                 cost[1][i] += down.cost[i];
-                words[1][group][i] = down.place[i] | DOWN;
+                words[1][group][i] = down.word[i] | DOWN;
             }
         }
         if SHARED {
