@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -11,6 +12,18 @@ use crate::quant::GgmlType;
 
 /// The bytes that a kernel's parameters may take in the uniform slot of a dispatch.
 pub(super) const SLOT_BYTES: usize = 256;
+
+/// Inner loops that naga's bounds checks and loop counters slow down a lot on Metal (by a third in a published
+/// measurement, https://github.com/FL33TW00D/wgpu-mm).
+const TRUSTED: &[&str] = &[
+    "attention",
+    "attention_backward_kv",
+    "attention_backward_q",
+    "attention_stats",
+    "gram",
+    "matmul",
+    "matmul_transposed",
+];
 
 /// A kernel to run over a one-dimensional grid of workgroups.
 pub struct Call<'a> {
@@ -40,12 +53,19 @@ struct Inner {
     device: wgpu::Device,
     name: String,
     faults: Arc<Faults>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
     recorder: Mutex<Recorder>,
 }
 
 /// Shader, weight type, overrides by their bits.
 type PipelineKey = (&'static str, Option<GgmlType>, Vec<(&'static str, u64)>);
+
+#[derive(Clone)]
+struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    /// Which of the bindings it writes.
+    written: Arc<[usize]>,
+}
 
 /// What went wrong outside of any call: wgpu reports most errors through callbacks.
 #[derive(Default)]
@@ -121,10 +141,12 @@ impl GpuDevice {
             }
         });
 
-        let sentinel = build_pipeline(&device, "status", None, &[])?;
-        let recorder = scoped(&device, || Recorder::new(device.clone(), queue.clone(), faults.clone(), sentinel))?;
-        let max_binding = usize::try_from(offered.max_storage_buffer_binding_size).unwrap_or(usize::MAX);
+        let sentinel = build_pipeline(&device, "status", None, &[])?.pipeline;
         let info = adapter.get_info();
+        let timeout = Duration::from_secs(if info.device_type == wgpu::DeviceType::Cpu { 600 } else { 60 });
+        let recorder =
+            scoped(&device, || Recorder::new(device.clone(), queue.clone(), faults.clone(), sentinel, timeout))?;
+        let max_binding = usize::try_from(offered.max_storage_buffer_binding_size).unwrap_or(usize::MAX);
         let inner = Inner {
             device,
             name: format!("{} ({})", info.name, info.backend),
@@ -195,7 +217,15 @@ impl GpuDevice {
         let groups =
             u32::try_from(call.groups).with_context(|| format!("the grid of `{}` is too long", call.shader))?;
         let pipeline = self.pipeline(call.shader, call.weight, call.overrides)?;
-        self.recorder()?.dispatch(&pipeline, &bindings, call.params, groups, call.group_cost)
+        for &written in pipeline.written.iter() {
+            let target = call.bindings[written];
+            ensure!(
+                call.bindings.iter().filter(|buffer| buffer.is_same(target)).count() == 1,
+                "buffer `{}` is both read and written by one kernel",
+                target.label
+            );
+        }
+        self.recorder()?.dispatch(&pipeline.pipeline, &bindings, call.params, groups, call.group_cost)
     }
 
     fn recorder(&self) -> Result<MutexGuard<'_, Recorder>> {
@@ -208,7 +238,7 @@ impl GpuDevice {
         shader: &'static str,
         weight: Option<GgmlType>,
         overrides: &[(&'static str, f64)],
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Result<Pipeline> {
         let weight = if shader::reads_weight(shader)? { weight } else { None };
         let bits = overrides.iter().map(|(name, value)| (*name, value.to_bits())).collect();
         let key = (shader, weight, bits);
@@ -226,11 +256,19 @@ fn build_pipeline(
     shader: &'static str,
     weight: Option<GgmlType>,
     overrides: &[(&'static str, f64)],
-) -> Result<wgpu::ComputePipeline> {
+) -> Result<Pipeline> {
     let source = shader::compose(shader, weight)?;
+    let written = shader::written_bindings(&source).into();
     let make = || {
         let source = wgpu::ShaderSource::Wgsl(source.into());
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(shader), source });
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader), source };
+        let module = if cfg!(not(debug_assertions)) && TRUSTED.contains(&shader) {
+            // SAFETY: these shaders guard every access by sizes that the host has checked against the buffers, and
+            // their loops end; debug builds and tests run them with checks.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        } else {
+            device.create_shader_module(descriptor)
+        };
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(shader),
             layout: None,
@@ -244,5 +282,79 @@ fn build_pipeline(
             cache: None,
         })
     };
-    scoped(device, make).with_context(|| format!("compiling shader `{shader}`"))
+    let pipeline = scoped(device, make).with_context(|| format!("compiling shader `{shader}`"))?;
+    Ok(Pipeline { pipeline, written })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+
+    /// A device of its own, since these tests break it.
+    fn own_gpu() -> Option<(Device, GpuDevice)> {
+        let opened = Device::open("llvmpipe");
+        let required = std::env::var("DQ_GPU_REQUIRE_ADAPTER").is_ok_and(|value| value == "1");
+        match opened {
+            Ok(Device::Gpu(gpu)) => Some((Device::Gpu(gpu.clone()), gpu)),
+            _ if required => panic!("an adapter is required"),
+            _ => {
+                println!("skipped: no llvmpipe");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_dropped_submission_is_an_error_once() {
+        let Some((device, gpu)) = own_gpu() else { return };
+        let buffer = device.upload("values", &[1u32, 2]).unwrap();
+        device.flush().unwrap();
+        lock(&gpu.inner.recorder).lose_a_submission();
+        let error = device.read::<u32>(&buffer).unwrap_err().to_string();
+        assert!(error.contains("dropped 1 of 3 submissions"), "{error}");
+        assert_eq!(device.read::<u32>(&buffer).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_lost_device_fails_every_call() {
+        let Some((device, gpu)) = own_gpu() else { return };
+        let buffer = device.upload("values", &[1u32]).unwrap();
+        gpu.inner.faults.note_loss("unplugged".into());
+        let message = |error: anyhow::Error| format!("{error:#}");
+        for error in [
+            message(device.read::<u32>(&buffer).unwrap_err()),
+            message(device.flush().unwrap_err()),
+            message(device.alloc("more", 4).map(|_| ()).unwrap_err()),
+        ] {
+            assert!(error.contains("unplugged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_wgpu_is_reported_and_the_device_goes_on() {
+        let Some((device, gpu)) = own_gpu() else { return };
+        let buffer = device.upload("values", &[1u32, 2]).unwrap();
+        // A copy beyond the end, past our own checks.
+        let raw = buffer.gpu().unwrap();
+        let other = device.alloc("other", 8).unwrap();
+        let (from, to) = ((buffer.id, raw, 4), (other.id, other.gpu().unwrap(), 0));
+        lock(&gpu.inner.recorder).copy(from, to, 64).unwrap();
+        let error = format!("{:#}", device.flush().unwrap_err());
+        assert!(error.contains("reported an error"), "{error}");
+        assert!(device.read::<u32>(&buffer).is_err(), "that submission was dropped");
+        assert_eq!(device.read::<u32>(&buffer).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn pipelines_are_cached_by_shader_weight_and_overrides() {
+        let Some((_, gpu)) = own_gpu() else { return };
+        for tile in [32.0, 64.0, 32.0] {
+            gpu.pipeline("gram", None, &[("TILE_A", tile)]).unwrap();
+        }
+        gpu.pipeline("gram", Some(GgmlType::F16), &[("TILE_A", 32.0)]).unwrap();
+        assert_eq!(lock(&gpu.inner.pipelines).len(), 2);
+        let error = format!("{:#}", gpu.pipeline("gram", None, &[("NO_SUCH", 1.0)]).map(|_| ()).unwrap_err());
+        assert!(error.contains("gram"), "{error}");
+    }
 }

@@ -17,7 +17,79 @@ macro_rules! wgsl {
 }
 
 /// Every file under `shaders/`, by its path without the ending.
-pub static SOURCES: &[(&str, &str)] = wgsl!["common/grid", "decode/f32", "decode/f16", "decode/bf16", "status",];
+pub static SOURCES: &[(&str, &str)] = wgsl![
+    "common/affine_search",
+    "common/affine_super",
+    "common/attention",
+    "common/attention_backward",
+    "common/attention_forward",
+    "common/bytes",
+    "common/f16",
+    "common/grid",
+    "common/integer_levels",
+    "common/iq4_levels",
+    "common/iq4_nearest",
+    "common/k_scales",
+    "common/put_k_scale",
+    "common/reduce",
+    "common/reduce_max",
+    "common/sample",
+    "common/scale_search",
+    "common/sigmoid",
+    "common/sub_block",
+    "common/super_scale",
+    "common/symmetric_super",
+    "common/tile",
+    "decode/bf16",
+    "decode/f16",
+    "decode/f32",
+    "decode/iq4_nl",
+    "decode/iq4_xs",
+    "decode/q2_k",
+    "decode/q3_k",
+    "decode/q4_0",
+    "decode/q4_1",
+    "decode/q4_k",
+    "decode/q5_0",
+    "decode/q5_1",
+    "decode/q5_k",
+    "decode/q6_k",
+    "decode/q8_0",
+    "encode/bf16",
+    "encode/f16",
+    "encode/iq4_nl",
+    "encode/iq4_xs",
+    "encode/q2_k",
+    "encode/q3_k",
+    "encode/q4_0",
+    "encode/q4_1",
+    "encode/q4_k",
+    "encode/q5_0",
+    "encode/q5_1",
+    "encode/q5_k",
+    "encode/q6_k",
+    "encode/q8_0",
+    "attention",
+    "attention_backward_kv",
+    "attention_backward_q",
+    "attention_stats",
+    "column_moments",
+    "decode",
+    "gram",
+    "kld",
+    "matmul",
+    "matmul_transposed",
+    "rms_norm",
+    "rms_norm_backward",
+    "rope",
+    "row_error",
+    "sample_cdf",
+    "sample_gradient",
+    "sample_lse",
+    "status",
+    "swiglu",
+    "swiglu_backward",
+];
 
 /// The text of one file.
 pub fn source(name: &str) -> Result<&'static str> {
@@ -56,6 +128,13 @@ pub fn compose(name: &str, weight: Option<GgmlType>) -> Result<String> {
     Ok(out)
 }
 
+/// The storage bindings that a composed shader writes, as places in [`super::Call::bindings`].
+pub(super) fn written_bindings(text: &str) -> Vec<usize> {
+    let written = text.lines().filter(|line| line.contains("var<storage, read_write>"));
+    let number = |line: &str| line.split_once("@binding(")?.1.split_once(')')?.0.parse::<usize>().ok();
+    written.filter_map(|line| number(line)?.checked_sub(1)).collect()
+}
+
 fn append(name: &str, weight: Option<GgmlType>, done: &mut HashSet<String>, out: &mut String) -> Result<()> {
     if !done.insert(name.to_owned()) {
         return Ok(());
@@ -85,6 +164,7 @@ mod tests {
         let text = compose("status", None).unwrap();
         assert_eq!(text.matches("struct Grid").count(), 1);
         assert!(!text.contains("#import"));
+        assert_eq!(written_bindings(&text), [0]);
         assert!(compose("no-such-shader", None).is_err());
     }
 

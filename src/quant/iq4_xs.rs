@@ -4,7 +4,7 @@ use super::codec::BlockFormat;
 use super::iq4_nl::{LEVELS, Table};
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::search::{Grid, Integers, level_codes};
-use super::super_block::{SymmetricPlan, symmetric};
+use super::super_block::{SymmetricPlan, anchors, symmetric};
 use super::{GgmlType, nibbles};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -24,10 +24,10 @@ const _: () = assert!(size_of::<Block>() == 136);
 pub(super) struct Iq4Xs;
 
 const PLAN: SymmetricPlan = SymmetricPlan {
-    front: Grid { first: -140.0, step: 4.0, count: 14 },
-    back: Grid { first: 80.0, step: 4.0, count: 12 },
+    front: Grid { first: -190.0, step: 6.0, count: 19 },
+    back: Grid { first: 170.0, step: -6.0, count: 18 },
     alternations: 1,
-    anchors: [-32.0, -31.0, -30.0, -29.0, -28.0, -27.0, -26.0, -25.0, 31.0, 30.0, 29.0, 28.0, 27.0, 26.0, 25.0, 24.0],
+    anchors: anchors(-32.0, 31.0, 1.0),
     window: 1,
 };
 

@@ -53,7 +53,7 @@ impl<const N: usize> SubBlocks<N> {
             let importance = &rows.importance[start % cols..start % cols + N];
             for n in 0..N {
                 tile.x[n][lane] = values[n];
-                tile.w[n][lane] = importance[n];
+                tile.w[n][lane] = sanitize_weight(importance[n]);
             }
         }
         for row in &mut tile.x {
@@ -86,6 +86,12 @@ impl<const N: usize> SubBlocks<N> {
             }
         }
     }
+}
+
+/// What is not a positive finite number counts as no importance.
+#[inline(always)]
+fn sanitize_weight(w: f32) -> f32 {
+    if w.to_bits() <= f32::MAX.to_bits() { w } else { 0.0 }
 }
 
 /// NaN and dust become zero, infinities the largest searched magnitude.

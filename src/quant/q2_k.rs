@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::search::{Grid, Integers, affine_codes};
-use super::super_block::{AffinePlan, affine};
+use super::super_block::{AffinePlan, affine, anchors};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -24,9 +24,10 @@ pub(super) struct Q2K;
 const TOP: f32 = 3.0;
 const PLAN: AffinePlan = AffinePlan {
     top: TOP,
-    spreads: Grid { first: -1.0, step: 0.1, count: 37 },
+    spreads: Grid { first: -1.0, step: 0.5, count: 8 },
+    shifts: Grid { first: 0.0, step: 0.2, count: 6 },
     alternations: 1,
-    anchors: [15.0, 14.5, 14.0, 13.5, 13.0, 12.5, 12.0, 11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 15.5, 16.0],
+    anchors: anchors(16.0, 8.5, -0.5),
     window: 1,
 };
 

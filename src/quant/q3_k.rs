@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::search::{Grid, Integers, level_codes};
-use super::super_block::{SymmetricPlan, symmetric};
+use super::super_block::{SymmetricPlan, anchors, symmetric};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -23,10 +23,10 @@ const _: () = assert!(size_of::<Block>() == 110);
 pub(super) struct Q3K;
 
 const PLAN: SymmetricPlan = SymmetricPlan {
-    front: Grid { first: -4.6, step: 0.15, count: 16 },
-    back: Grid { first: 2.0, step: 0.15, count: 12 },
+    front: Grid { first: -12.0, step: 0.5, count: 21 },
+    back: Grid { first: 9.0, step: -0.375, count: 21 },
     alternations: 1,
-    anchors: [-32.0, -31.0, -30.0, -29.0, -28.0, -27.0, -26.0, -25.0, 31.0, 30.0, 29.0, 28.0, 27.0, 26.0, 25.0, 24.0],
+    anchors: anchors(-32.0, 31.0, 1.0),
     window: 1,
 };
 

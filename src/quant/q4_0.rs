@@ -18,8 +18,9 @@ const _: () = assert!(size_of::<Block>() == 18);
 pub(super) struct Q4_0;
 
 type Levels = Integers<-8, 7>;
-const FRONT: Grid = Grid { first: -9.0, step: 0.2, count: 16 };
-const BACK: Grid = Grid { first: 5.6, step: 0.2, count: 14 };
+/// Levels to which the extreme weight is sent, far beyond the last one in case it matters little.
+const FRONT: Grid = Grid { first: -16.0, step: 0.4, count: 29 };
+const BACK: Grid = Grid { first: 14.0, step: -0.35, count: 29 };
 
 impl BlockFormat for Q4_0 {
     const TYPE: GgmlType = GgmlType::Q4_0;
@@ -41,7 +42,7 @@ impl BlockFormat for Q4_0 {
         let mut fit = ScaleFit::NONE;
         fit.try_anchors::<Levels, 32>(&tile, &extreme, FRONT);
         fit.try_anchors::<Levels, 32>(&tile, &extreme, BACK);
-        fit.alternate::<Levels, 32>(&tile, 2);
+        fit.alternate::<Levels, 32>(&tile, 1);
         let codes = level_codes::<Levels, 32>(&tile, &map(|i| round_f16(fit.scale[i])));
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(fit.scale[i]), codes: nibbles::pack(&codes[i]) };

@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::search::{Grid, Integers, affine_codes};
-use super::super_block::{AffinePlan, affine};
+use super::super_block::{AffinePlan, affine, anchors};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -24,9 +24,10 @@ pub(super) struct Q4K;
 const TOP: f32 = 15.0;
 const PLAN: AffinePlan = AffinePlan {
     top: TOP,
-    spreads: Grid { first: -1.0, step: 0.2, count: 18 },
+    spreads: Grid { first: -3.0, step: 1.0, count: 6 },
+    shifts: Grid { first: -0.5, step: 0.25, count: 10 },
     alternations: 1,
-    anchors: super::super_block::SIX_BIT_ANCHORS,
+    anchors: anchors(63.0, 48.0, -1.0),
     window: 1,
 };
 

@@ -19,8 +19,9 @@ const _: () = assert!(size_of::<Block>() == 22);
 pub(super) struct Q5_0;
 
 type Levels = Integers<-16, 15>;
-const FRONT: Grid = Grid { first: -17.0, step: 0.3, count: 14 };
-const BACK: Grid = Grid { first: 12.4, step: 0.3, count: 13 };
+/// Levels to which the extreme weight is sent, far beyond the last one in case it matters little.
+const FRONT: Grid = Grid { first: -32.0, step: 0.8, count: 29 };
+const BACK: Grid = Grid { first: 30.0, step: -0.75, count: 29 };
 
 impl BlockFormat for Q5_0 {
     const TYPE: GgmlType = GgmlType::Q5_0;
@@ -42,7 +43,7 @@ impl BlockFormat for Q5_0 {
         let mut fit = ScaleFit::NONE;
         fit.try_anchors::<Levels, 32>(&tile, &extreme, FRONT);
         fit.try_anchors::<Levels, 32>(&tile, &extreme, BACK);
-        fit.alternate::<Levels, 32>(&tile, 2);
+        fit.alternate::<Levels, 32>(&tile, 1);
         let codes = level_codes::<Levels, 32>(&tile, &map(|i| round_f16(fit.scale[i])));
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block {

@@ -1,8 +1,8 @@
 //! Q5_1: 32 weights, `d * code + m`.
 
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
-use super::search::{AffineFit, Grid, Moments, affine_codes, range};
+use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::search::{AffineFit, Grid, Moments, affine_codes, range, round_affine};
 use super::{GgmlType, nibbles};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -21,8 +21,9 @@ pub(super) struct Q5_1;
 
 /// Largest code.
 const TOP: f32 = 31.0;
-/// Codes spanned by the range of a block, less [`TOP`].
-const SPREADS: Grid = Grid { first: -1.0, step: 0.1, count: 37 };
+/// See [`AffineFit::try_spreads`].
+const SPREADS: Grid = Grid { first: -3.0, step: 1.0, count: 6 };
+const SHIFTS: Grid = Grid { first: -0.5, step: 0.25, count: 10 };
 
 impl BlockFormat for Q5_1 {
     const TYPE: GgmlType = GgmlType::Q5_1;
@@ -43,9 +44,9 @@ impl BlockFormat for Q5_1 {
         let moments = Moments::of(&tile);
         let (low, high) = range(&tile.x);
         let mut fit = AffineFit::NONE;
-        fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, SPREADS);
-        fit.alternate::<false, 32>(&tile, &moments, TOP, 2);
-        let (d, m) = (map(|i| round_f16(fit.scale[i])), map(|i| round_f16(fit.offset[i])));
+        fit.try_spreads::<false, 32>(&tile, &moments, (&low, &high), TOP, (SPREADS, SHIFTS));
+        fit.alternate::<false, 32>(&tile, &moments, TOP, 1);
+        let (d, m) = round_affine(&tile, &moments, &fit, TOP);
         let codes = affine_codes::<32>(&tile, &d, &m, TOP);
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block {

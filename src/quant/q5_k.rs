@@ -5,7 +5,7 @@ use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, write_f16};
 use super::q4_k::{pack_scales, unpack_scales};
 use super::search::{Grid, Integers, affine_codes};
-use super::super_block::{AffinePlan, affine};
+use super::super_block::{AffinePlan, affine, anchors};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -27,9 +27,10 @@ pub(super) struct Q5K;
 const TOP: f32 = 31.0;
 const PLAN: AffinePlan = AffinePlan {
     top: TOP,
-    spreads: Grid { first: -1.0, step: 0.2, count: 18 },
+    spreads: Grid { first: -3.0, step: 1.0, count: 6 },
+    shifts: Grid { first: -0.5, step: 0.25, count: 10 },
     alternations: 1,
-    anchors: super::super_block::SIX_BIT_ANCHORS,
+    anchors: anchors(63.0, 48.0, -1.0),
     window: 1,
 };
 
@@ -60,14 +61,11 @@ impl BlockFormat for Q5K {
             block.d = write_f16(fit.d[lanes]);
             block.d_min = write_f16(fit.d_min[lanes]);
             block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
-            block.high = [0; 32];
-            for (b, codes) in codes[lanes..lanes + 8].iter().enumerate() {
-                for (high, code) in block.high.iter_mut().zip(codes) {
-                    *high |= (code >> 4) << b;
-                }
-            }
+            let codes = &codes[lanes..lanes + 8];
+            // one byte after the other: this order vectorizes
+            block.high = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (codes[b][l] >> 4) << b));
             for (c, bytes) in block.codes.iter_mut().enumerate() {
-                let (even, odd) = (&codes[lanes + 2 * c], &codes[lanes + 2 * c + 1]);
+                let (even, odd) = (&codes[2 * c], &codes[2 * c + 1]);
                 *bytes = std::array::from_fn(|l| (even[l] & 15) | odd[l] << 4);
             }
         }

@@ -4,7 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::search::{Grid, Integers, level_codes};
-use super::super_block::{SymmetricPlan, symmetric};
+use super::super_block::{SymmetricPlan, anchors, symmetric};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -23,13 +23,10 @@ const _: () = assert!(size_of::<Block>() == 210);
 pub(super) struct Q6K;
 
 const PLAN: SymmetricPlan = SymmetricPlan {
-    front: Grid { first: -33.0, step: 0.4, count: 14 },
-    back: Grid { first: 27.4, step: 0.4, count: 12 },
+    front: Grid { first: -38.5, step: 0.75, count: 18 },
+    back: Grid { first: 37.25, step: -0.75, count: 18 },
     alternations: 1,
-    anchors: [
-        -128.0, -126.0, -124.0, -122.0, -120.0, -118.0, -116.0, -114.0, 127.0, 125.0, 123.0, 121.0, 119.0, 117.0,
-        115.0, 113.0,
-    ],
+    anchors: anchors(-128.0, 127.0, 2.0),
     window: 1,
 };
 

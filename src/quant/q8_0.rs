@@ -19,7 +19,7 @@ pub(super) struct Q8_0;
 type Levels = Integers<-127, 127>;
 /// Codes of the largest magnitude. The error is nearly flat here, so each trial is another draw of the rounding noise.
 /// Whole codes, so that a decoded block is found again exactly.
-const ANCHORS: Grid = Grid { first: 127.0, step: -1.0, count: 8 };
+const ANCHORS: Grid = Grid { first: 127.0, step: -1.0, count: 16 };
 
 impl BlockFormat for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;

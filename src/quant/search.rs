@@ -263,7 +263,7 @@ impl AffineFit {
             let scale = ratio(weight * sums.products[i] - sums.codes[i] * first, determinant);
             let scale = if solvable { scale } else { 0.0 };
             let offset = (first - scale * sums.codes[i]) / weight;
-            let through_zero = NEGATIVE && !(offset <= 0.0);
+            let through_zero = NEGATIVE && offset > 0.0;
             let scale = if through_zero { ratio(sums.products[i], sums.squares[i]) } else { scale };
             let offset = if through_zero { 0.0 } else { offset };
             let gain = scale * sums.products[i] + offset * first;
@@ -276,7 +276,8 @@ impl AffineFit {
         }
     }
 
-    /// Tries codes that spread the range of the weights over `top` plus each of `spreads` steps.
+    /// Tries codes that spread the range of the weights over `top` plus each of `spreads` steps, with the first code moved
+    /// up from the smallest weight by each of `shifts` steps.
     #[inline(always)]
     pub fn try_spreads<const NEGATIVE: bool, const N: usize>(
         &mut self,
@@ -284,12 +285,17 @@ impl AffineFit {
         moments: &Moments,
         (low, high): (&Lanes, &Lanes),
         top: f32,
-        spreads: Grid,
+        (spreads, shifts): (Grid, Grid),
     ) {
         let inverse = map(|i| reciprocal(high[i] - low[i]));
+        let step = map(|i| (high[i] - low[i]) * (1.0 / top));
         for t in 0..spreads.count {
             let spread = top + spreads.at(t);
-            self.try_codes::<NEGATIVE, N>(tile, moments, low, &map(|i| spread * inverse[i]), top);
+            for u in 0..shifts.count {
+                let shift = shifts.at(u);
+                let offset = map(|i| low[i] + shift * step[i]);
+                self.try_codes::<NEGATIVE, N>(tile, moments, &offset, &map(|i| spread * inverse[i]), top);
+            }
         }
     }
 
@@ -310,14 +316,29 @@ impl AffineFit {
     }
 }
 
+/// The scale and offset as f16, the offset solved for again once the scale is rounded.
+#[inline(always)]
+pub fn round_affine<const N: usize>(
+    tile: &SubBlocks<N>,
+    moments: &Moments,
+    fit: &AffineFit,
+    top: f32,
+) -> (Lanes, Lanes) {
+    let scale = map(|i| round_f16(fit.scale[i]));
+    let inverse = map(|i| reciprocal(scale[i]));
+    let sums = affine_sums(tile, &fit.offset, &inverse, top);
+    let offset = map(|i| round_f16((moments.first[i] - scale[i] * sums.codes[i]) / moments.weight[i]));
+    (scale, offset)
+}
+
 /// Codes of the levels nearest to `x / scale`, lane by lane.
 #[inline(always)]
 pub fn level_codes<L: Levels, const N: usize>(tile: &SubBlocks<N>, scale: &Lanes) -> Codes<N> {
     let inverse = map(|i| reciprocal(scale[i]));
     let mut codes = [[0; N]; LANES];
-    for n in 0..N {
+    for (n, x) in tile.x.iter().enumerate() {
         for i in 0..LANES {
-            codes[i][n] = L::code(tile.x[n][i] * inverse[i]);
+            codes[i][n] = L::code(x[i] * inverse[i]);
         }
     }
     codes
@@ -328,9 +349,9 @@ pub fn level_codes<L: Levels, const N: usize>(tile: &SubBlocks<N>, scale: &Lanes
 pub fn affine_codes<const N: usize>(tile: &SubBlocks<N>, scale: &Lanes, offset: &Lanes, top: f32) -> Codes<N> {
     let inverse = map(|i| reciprocal(scale[i]));
     let mut codes = [[0; N]; LANES];
-    for n in 0..N {
+    for (n, x) in tile.x.iter().enumerate() {
         for i in 0..LANES {
-            codes[i][n] = small_integer(round_even(clamp((tile.x[n][i] - offset[i]) * inverse[i], 0.0, top)));
+            codes[i][n] = small_integer(round_even(clamp((x[i] - offset[i]) * inverse[i], 0.0, top)));
         }
     }
     codes

@@ -9,6 +9,18 @@ use super::search::{
     super_scale,
 };
 
+/// Anchors `front + c * step` and, the other half, `back - c * step`.
+pub const fn anchors(front: f32, back: f32, step: f32) -> [f32; LANES] {
+    let mut anchors = [0.0; LANES];
+    let mut c = 0;
+    while c < LANES / 2 {
+        anchors[c] = front + c as f32 * step;
+        anchors[c + LANES / 2] = back - c as f32 * step;
+        c += 1;
+    }
+    anchors
+}
+
 /// Trials of a format with levels around zero.
 pub struct SymmetricPlan {
     /// Levels to which the extreme weight of a sub-block is sent.
@@ -90,8 +102,10 @@ fn sum_blocks(values: &Lanes, per_block: usize) -> Lanes {
 pub struct AffinePlan {
     /// Largest code.
     pub top: f32,
-    /// The range of codes (top plus these) that the range of weights is spread over.
+    /// Steps that the range of the weights is spread over, less `top`.
     pub spreads: Grid,
+    /// Steps from the smallest weight up to the first code.
+    pub shifts: Grid,
     pub alternations: usize,
     /// Integers to which the largest scale and the largest offset of the super-block are sent.
     pub anchors: [f32; LANES],
@@ -159,7 +173,7 @@ pub fn affine<S: Levels, const N: usize>(tile: &SubBlocks<N>, per_block: usize, 
     let (low, high) = range(&tile.x);
     let low = low.map(|x| min(x, 0.0));
     let mut fit = AffineFit::NONE;
-    fit.try_spreads::<true, N>(tile, &moments, (&low, &high), top, plan.spreads);
+    fit.try_spreads::<true, N>(tile, &moments, (&low, &high), top, (plan.spreads, plan.shifts));
     fit.alternate::<true, N>(tile, &moments, top, plan.alternations);
 
     // each offset follows its scale, so only the part of the curvature that an offset cannot absorb counts
@@ -233,7 +247,3 @@ fn refit<const N: usize>(
     }
     AffineSuper { d: new_d, d_min: new_min, scale, min }
 }
-
-/// Anchors of six-bit scales and mins.
-pub const SIX_BIT_ANCHORS: [f32; LANES] =
-    [63.0, 62.0, 61.0, 60.0, 59.0, 58.0, 57.0, 56.0, 55.0, 54.0, 53.0, 52.0, 51.0, 50.0, 49.0, 48.0];

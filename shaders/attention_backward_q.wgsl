@@ -1,0 +1,89 @@
+// dq = sum over keys of p (dout . v - delta) scale k; a workgroup per (sequence, head, 16 queries).
+#import grid
+#import attention
+#import attention_backward
+
+@group(0) @binding(6) var<storage, read_write> dq: array<vec4<f32>>;
+
+fn mix_slice(local: u32, sequence: u32, kv_head: u32, first_key: u32, slice: u32) -> vec4<f32> {
+    let row = local / 16u;
+    let quad = slice * SLICE + local % 16u;
+    put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
+    put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
+    workgroupBarrier();
+    let mixed = mix_staged(local);
+    workgroupBarrier();
+    return mixed;
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = group_index(workgroup);
+    if is_outside(group) {
+        return;
+    }
+    let blocks = (params.seq_len + OWN_ROWS - 1u) / OWN_ROWS;
+    let first_query = (group % blocks) * OWN_ROWS;
+    let head = (group / blocks) % params.heads;
+    let sequence = group / (blocks * params.heads);
+    let kv_head = head / (params.heads / params.kv_heads);
+    let row = local / 16u;
+    let lane = local % 16u;
+    let query = first_query + row;
+    let known = stats_at(sequence, query, head);
+    let end = min(first_query + OWN_ROWS, params.seq_len);
+    var sum0 = vec4<f32>();
+    var sum1 = vec4<f32>();
+    var sum2 = vec4<f32>();
+    var sum3 = vec4<f32>();
+    for (var first_key = first_key_tile(first_query); first_key < end; first_key += OTHER_ROWS) {
+        var scores = vec2<f32>();
+        var changes = vec2<f32>();
+        for (var slice = 0u; slice < slices(); slice++) {
+            let quad = slice * SLICE + lane;
+            put_own(local, q_at(sequence, query, head, quad));
+            put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
+            put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
+            workgroupBarrier();
+            scores = dot_staged(local, scores);
+            workgroupBarrier();
+            put_own(local, dout_at(sequence, query, head, quad));
+            put_other(local, 0u, v_at(sequence, first_key + row, kv_head, quad));
+            put_other(local, 1u, v_at(sequence, first_key + row + 16u, kv_head, quad));
+            workgroupBarrier();
+            changes = dot_staged(local, changes);
+            workgroupBarrier();
+        }
+        let key = first_key + lane;
+        let seen = vec2<bool>(sees(query, key), sees(query, key + 16u));
+        let exponent = select(vec2<f32>(MASKED), scores * params.scale - known.x, seen);
+        let probability = select(vec2<f32>(), exp(exponent), seen);
+        put_tile(local, probability * (changes - known.y) * params.scale);
+        workgroupBarrier();
+        for (var slice = 0u; slice < slices(); slice++) {
+            let part = mix_slice(local, sequence, kv_head, first_key, slice);
+            switch slice {
+                case 0u: { sum0 += part; }
+                case 1u: { sum1 += part; }
+                case 2u: { sum2 += part; }
+                default: { sum3 += part; }
+            }
+        }
+    }
+    if query >= params.seq_len {
+        return;
+    }
+    let base = q_index(sequence, query, head, 0u);
+    if lane < params.quads {
+        dq[base + lane] = sum0;
+    }
+    if lane + SLICE < params.quads {
+        dq[base + lane + SLICE] = sum1;
+    }
+    if lane + 2u * SLICE < params.quads {
+        dq[base + lane + 2u * SLICE] = sum2;
+    }
+    if lane + 3u * SLICE < params.quads {
+        dq[base + lane + 3u * SLICE] = sum3;
+    }
+}

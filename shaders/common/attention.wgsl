@@ -1,0 +1,118 @@
+// What the attention kernels share: 16 rows of their own (queries, or keys backwards) against 32 others at a time,
+// staged in slices of 64 elements of a head. Invocation (row, lane) = (local / 16, local % 16) of 256.
+// Queries and keys are counted from the start of their sequence.
+struct Params {
+    grid: Grid,
+    seq_len: u32,
+    heads: u32,
+    kv_heads: u32,
+    // vec4s per head.
+    quads: u32,
+    // A query sees this many keys, its own included.
+    window: u32,
+    scale: f32,
+    pad0: u32,
+    pad1: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+
+const OWN_ROWS: u32 = 16u;
+const OTHER_ROWS: u32 = 32u;
+const SLICE: u32 = 16u;
+// One more than a slice, against bank conflicts.
+const STRIDE: u32 = 17u;
+const TILE_STRIDE: u32 = 33u;
+const MASKED: f32 = -1e30;
+
+var<workgroup> own: array<vec4<f32>, 272>;
+var<workgroup> other: array<vec4<f32>, 544>;
+// Scores, probabilities or their gradients: [own row][other row].
+var<workgroup> tile: array<f32, 528>;
+
+fn q_index(sequence: u32, query: u32, head: u32, quad: u32) -> u32 {
+    return ((sequence * params.seq_len + query) * params.heads + head) * params.quads + quad;
+}
+
+fn kv_index(sequence: u32, key: u32, kv_head: u32, quad: u32) -> u32 {
+    return ((sequence * params.seq_len + key) * params.kv_heads + kv_head) * params.quads + quad;
+}
+
+fn is_inside(position: u32, quad: u32) -> bool {
+    return position < params.seq_len && quad < params.quads;
+}
+
+fn q_at(sequence: u32, query: u32, head: u32, quad: u32) -> vec4<f32> {
+    if is_inside(query, quad) {
+        return q[q_index(sequence, query, head, quad)];
+    }
+    return vec4<f32>();
+}
+
+fn k_at(sequence: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
+    if is_inside(key, quad) {
+        return k[kv_index(sequence, key, kv_head, quad)];
+    }
+    return vec4<f32>();
+}
+
+fn v_at(sequence: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
+    if is_inside(key, quad) {
+        return v[kv_index(sequence, key, kv_head, quad)];
+    }
+    return vec4<f32>();
+}
+
+fn sees(query: u32, key: u32) -> bool {
+    return query < params.seq_len && key <= query && query - key < params.window;
+}
+
+// The first key that any query from `query` on sees, rounded down to a whole tile.
+fn first_key_tile(query: u32) -> u32 {
+    let first = select(0u, query + 1u - params.window, query + 1u > params.window);
+    return first / OTHER_ROWS * OTHER_ROWS;
+}
+
+fn slices() -> u32 {
+    return (params.quads + SLICE - 1u) / SLICE;
+}
+
+fn put_own(local: u32, value: vec4<f32>) {
+    own[(local / 16u) * STRIDE + local % 16u] = value;
+}
+
+// Half 0 is other row local / 16, half 1 the one 16 rows later.
+fn put_other(local: u32, half: u32, value: vec4<f32>) {
+    other[(local / 16u + 16u * half) * STRIDE + local % 16u] = value;
+}
+
+fn put_tile(local: u32, pair: vec2<f32>) {
+    let at = (local / 16u) * TILE_STRIDE + local % 16u;
+    tile[at] = pair.x;
+    tile[at + 16u] = pair.y;
+}
+
+// Adds the products of the own row with the other rows `lane` and `lane + 16` over the staged slice.
+fn dot_staged(local: u32, before: vec2<f32>) -> vec2<f32> {
+    var pair = before;
+    let a = (local / 16u) * STRIDE;
+    let b = (local % 16u) * STRIDE;
+    for (var i = 0u; i < SLICE; i++) {
+        let mine = own[a + i];
+        pair += vec2<f32>(dot(mine, other[b + i]), dot(mine, other[b + 16u * STRIDE + i]));
+    }
+    return pair;
+}
+
+// The other rows of the staged slice weighted by the tile: elements 4 lane .. of the slice for the own row.
+fn mix_staged(local: u32) -> vec4<f32> {
+    var sum = vec4<f32>();
+    let a = (local / 16u) * TILE_STRIDE;
+    let lane = local % 16u;
+    for (var j = 0u; j < OTHER_ROWS; j++) {
+        sum += tile[a + j] * other[j * STRIDE + lane];
+    }
+    return sum;
+}

@@ -1,0 +1,10 @@
+// IQ4_NL: d * level; 18 bytes, padded to 5 words.
+#import bytes
+#import iq4_levels
+const BLOCK_LEN: u32 = 32u;
+const BLOCK_WORDS: u32 = 5u;
+
+fn decode(block: u32, i: u32) -> f32 {
+    let code = (byte_at(block, 2u + i % 16u) >> (4u * (i / 16u))) & 15u;
+    return iq4_level(code) * half_of(weights[block], 0u);
+}

@@ -1,0 +1,9 @@
+// Q4_0: d * (code - 8); 18 bytes, padded to 5 words.
+#import bytes
+const BLOCK_LEN: u32 = 32u;
+const BLOCK_WORDS: u32 = 5u;
+
+fn decode(block: u32, i: u32) -> f32 {
+    let code = (byte_at(block, 2u + i % 16u) >> (4u * (i / 16u))) & 15u;
+    return f32(i32(code) - 8) * half_of(weights[block], 0u);
+}

@@ -1,0 +1,11 @@
+// Q4_K: d * scale * code - d_min * min; 144 bytes: d and d_min, 12 of scales, 128 of codes.
+#import bytes
+#import k_scales
+const BLOCK_LEN: u32 = 256u;
+const BLOCK_WORDS: u32 = 36u;
+
+fn decode(block: u32, i: u32) -> f32 {
+    let step = unpack2x16float(weights[block]) * k_scale(block + 1u, i / 32u);
+    let code = (byte_at(block, 16u + 32u * (i / 64u) + i % 32u) >> (4u * ((i / 32u) % 2u))) & 15u;
+    return opaque(step.x * f32(code)) - step.y;
+}

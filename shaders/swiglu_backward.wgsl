@@ -1,0 +1,27 @@
+// The gradients of silu(gate) * up; four elements per invocation.
+#import grid
+#import sigmoid
+
+struct Params { grid: Grid, len: u32, pad0: u32, pad1: u32, pad2: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gate: array<f32>;
+@group(0) @binding(2) var<storage, read> up: array<f32>;
+@group(0) @binding(3) var<storage, read> dout: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dgate: array<f32>;
+@group(0) @binding(5) var<storage, read_write> dup: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = group_index(workgroup);
+    if is_outside(group) {
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let index = group * 1024u + i * 256u + local;
+        if index < params.len {
+            let s = sigmoid(gate[index]);
+            dgate[index] = dout[index] * up[index] * s * (1.0 + gate[index] * (1.0 - s));
+            dup[index] = dout[index] * gate[index] * s;
+        }
+    }
+}

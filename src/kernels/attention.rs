@@ -1,0 +1,271 @@
+//! Causal grouped-query attention with a running softmax: no `seq x seq` matrix exists, on any device.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+use super::gemm::{Mat, Threads, multiply};
+use super::{Call, Disjoint, exp, word};
+use crate::device::{Buffer, Device};
+
+/// Queries and keys of one tile of the twins.
+pub(super) const QUERIES: usize = 64;
+pub(super) const KEYS: usize = 128;
+/// Rows of one workgroup of the shaders: queries, or keys backwards.
+pub(super) const GROUP_ROWS: usize = 16;
+
+/// The shape of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionParams {
+    /// Independent sequences of `seq_len` tokens each, one after the other.
+    pub sequences: usize,
+    pub seq_len: usize,
+    pub heads: usize,
+    /// Divides `heads`; head h uses keys and values `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Factor of the scores, usually 1/sqrt(head_dim).
+    pub scale: f32,
+    /// Keys that a query sees, its own included; all before it if none.
+    pub window: Option<usize>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct Params {
+    seq_len: u32,
+    heads: u32,
+    kv_heads: u32,
+    quads: u32,
+    window: u32,
+    scale: f32,
+    pad: [u32; 2],
+}
+
+impl AttentionParams {
+    pub(super) fn tokens(&self) -> usize {
+        self.sequences * self.seq_len
+    }
+
+    pub(super) fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    pub(super) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        ensure!(
+            self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
+            "{} heads cannot share {} key heads",
+            self.heads,
+            self.kv_heads
+        );
+        ensure!(self.window != Some(0), "an attention window of no tokens");
+        Ok(())
+    }
+
+    /// Fails unless x is `[tokens, heads, head_dim]`, or the same with `kv_heads`.
+    pub(super) fn expect(&self, query_sided: &[(&str, &Buffer)], key_sided: &[(&str, &Buffer)]) -> Result<()> {
+        for (role, buffer) in query_sided {
+            buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.q_width())?;
+        }
+        for (role, buffer) in key_sided {
+            buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.kv_width())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn shader_params(&self) -> Result<Params> {
+        ensure!(
+            self.head_dim.is_multiple_of(4) && self.head_dim <= 256,
+            "heads must be of at most 256 elements, a multiple of 4, on a GPU: `{}`",
+            self.head_dim
+        );
+        Ok(Params {
+            seq_len: word(self.seq_len)?,
+            heads: word(self.heads)?,
+            kv_heads: word(self.kv_heads)?,
+            quads: word(self.head_dim / 4)?,
+            window: word(self.window.unwrap_or(self.seq_len).min(self.seq_len))?,
+            scale: self.scale,
+            pad: [0; 2],
+        })
+    }
+
+    /// Operations of one product of 16 rows with all the keys they see, on average.
+    pub(super) fn group_cost(&self) -> f64 {
+        let seen = self.window.unwrap_or(self.seq_len).min(self.seq_len).div_ceil(2).max(32);
+        (2 * GROUP_ROWS * seen * self.head_dim) as f64
+    }
+
+    /// The keys that a query sees, both counted from the start of the sequence.
+    pub(super) fn seen(&self, query: usize) -> Range<usize> {
+        (query + 1).saturating_sub(self.window.unwrap_or(usize::MAX))..query + 1
+    }
+}
+
+/// out `[tokens, heads, head_dim]` = softmax(q k^T scale, causal per sequence) v; k and v are `[tokens, kv_heads, head_dim]`.
+///
+/// # Errors
+/// If a buffer is too small, on a GPU larger than a binding, or if the heads do not divide.
+pub fn attention(
+    dev: &Device,
+    q: &Buffer,
+    k: &Buffer,
+    v: &Buffer,
+    out: &Buffer,
+    params: AttentionParams,
+) -> Result<()> {
+    params.check()?;
+    params.expect(&[("q", q), ("out", out)], &[("k", k), ("v", v)])?;
+    match dev {
+        Device::Cpu(_) => {
+            twin(&q.view()?, &k.view()?, &v.view()?, &mut out.view_mut()?, params);
+            Ok(())
+        }
+        Device::Gpu(gpu) => gpu.run(&Call {
+            shader: "attention",
+            weight: None,
+            overrides: &[],
+            bindings: &[q, k, v, out],
+            params: bytemuck::bytes_of(&params.shader_params()?),
+            groups: params.sequences * params.heads * params.seq_len.div_ceil(GROUP_ROWS),
+            group_cost: 3.0 * params.group_cost(),
+        }),
+    }
+}
+
+pub fn twin(q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], params: AttentionParams) {
+    let AttentionParams { sequences, seq_len, heads, head_dim, .. } = params;
+    let inputs = Inputs { q, k, v, params };
+    let width = params.q_width();
+    let blocks = seq_len.div_ceil(QUERIES);
+    let out = Disjoint::new(&mut out[..params.tokens() * width]);
+    // Task (sequence, head, block) writes the rows of its queries, the columns of its head.
+    (0..sequences * heads * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let (block, head, sequence) = (task % blocks, task / blocks % heads, task / blocks / heads);
+        let queries = block * QUERIES..seq_len.min((block + 1) * QUERIES);
+        inputs.attend(sequence, head, queries.clone(), scratch);
+        for (row, query) in scratch.mixed.chunks_exact(head_dim).zip(queries) {
+            let target = out.at((sequence * seq_len + query) * width + head * head_dim);
+            // SAFETY: a row of this task's head, within out; no other task touches it.
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), target, head_dim) };
+        }
+    });
+}
+
+/// The inputs of one call.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) params: AttentionParams,
+}
+
+/// One task's memory, reused.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Scores, then probabilities, `[queries, keys]`.
+    pub(super) tile: Vec<f32>,
+    /// Output of the block of queries, `[queries, head_dim]`.
+    pub(super) mixed: Vec<f32>,
+    /// Per query of the block: running maximum, and sum of the softmax.
+    pub(super) largest: Vec<f32>,
+    pub(super) total: Vec<f32>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Rows of queries (or anything shaped like q) of one head.
+    pub(super) fn query_side(&self, x: &'a [f32], sequence: usize, head: usize, first: usize) -> Mat<'a> {
+        let (width, head_dim) = (self.params.q_width(), self.params.head_dim);
+        Mat::rows(&x[(sequence * self.params.seq_len + first) * width + head * head_dim..], width)
+    }
+
+    /// Rows of keys (or anything shaped like k) of the head that a query's head uses.
+    pub(super) fn key_side(&self, x: &'a [f32], sequence: usize, kv_head: usize, first: usize) -> Mat<'a> {
+        let (width, head_dim) = (self.params.kv_width(), self.params.head_dim);
+        Mat::rows(&x[(sequence * self.params.seq_len + first) * width + kv_head * head_dim..], width)
+    }
+
+    pub(super) fn kv_head(&self, head: usize) -> usize {
+        head / (self.params.heads / self.params.kv_heads)
+    }
+
+    /// Tiles of the keys that any of these queries sees.
+    pub(super) fn key_tiles(&self, queries: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (first, end) = (self.params.seen(queries.start).start, queries.end);
+        (first..end).step_by(KEYS).map(move |key| key..end.min(key + KEYS))
+    }
+
+    /// Unscaled scores of a tile, `[queries, keys]`.
+    pub(super) fn scores(
+        &self,
+        sequence: usize,
+        head: usize,
+        queries: &Range<usize>,
+        keys: &Range<usize>,
+        tile: &mut Vec<f32>,
+    ) {
+        tile.resize(queries.len() * keys.len(), 0.0);
+        let q = self.query_side(self.q, sequence, head, queries.start);
+        let k = self.key_side(self.k, sequence, self.kv_head(head), keys.start);
+        let shape = [queries.len(), keys.len(), self.params.head_dim];
+        multiply(tile, keys.len(), shape, q, k.transposed(), false, Threads::One);
+    }
+
+    /// Leaves the normalized output of a block of queries in `scratch.mixed`, with the state of the softmax.
+    pub(super) fn attend(&self, sequence: usize, head: usize, queries: Range<usize>, scratch: &mut Scratch) {
+        let head_dim = self.params.head_dim;
+        let Scratch { tile, mixed, largest, total } = scratch;
+        mixed.clear();
+        mixed.resize(queries.len() * head_dim, 0.0);
+        largest.clear();
+        largest.resize(queries.len(), -1e30);
+        total.clear();
+        total.resize(queries.len(), 0.0);
+        for keys in self.key_tiles(&queries) {
+            self.scores(sequence, head, &queries, &keys, tile);
+            for (i, row) in tile.chunks_exact_mut(keys.len()).enumerate() {
+                let seen = within(&self.params.seen(queries.start + i), &keys);
+                let shrink = soften(row, seen, self.params.scale, &mut largest[i], &mut total[i]);
+                mixed[i * head_dim..][..head_dim].iter_mut().for_each(|value| *value *= shrink);
+            }
+            let v = self.key_side(self.v, sequence, self.kv_head(head), keys.start);
+            let shape = [queries.len(), head_dim, keys.len()];
+            multiply(mixed, head_dim, shape, Mat::rows(tile, keys.len()), v, true, Threads::One);
+        }
+        for (row, total) in mixed.chunks_exact_mut(head_dim).zip(&*total) {
+            row.iter_mut().for_each(|value| *value /= total);
+        }
+    }
+}
+
+/// The part of a tile's keys that is seen, counted from the tile's first.
+pub(super) fn within(seen: &Range<usize>, keys: &Range<usize>) -> Range<usize> {
+    let start = seen.start.clamp(keys.start, keys.end);
+    let end = seen.end.clamp(start, keys.end);
+    start - keys.start..end - keys.start
+}
+
+/// Turns scores into unnormalized probabilities, zero where not seen; returns the factor for what was summed before.
+fn soften(row: &mut [f32], seen: Range<usize>, scale: f32, largest: &mut f32, total: &mut f32) -> f32 {
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    let row = &mut row[seen];
+    if row.is_empty() {
+        return 1.0;
+    }
+    let highest = row.iter().fold(*largest, |highest, score| highest.max(score * scale));
+    for score in row.iter_mut() {
+        *score = exp(*score * scale - highest);
+    }
+    let shrink = exp(*largest - highest);
+    *total = *total * shrink + row.iter().sum::<f32>();
+    *largest = highest;
+    shrink
+}

@@ -1,0 +1,174 @@
+//! The gradients of `attention`. Probabilities are recomputed tile by tile, so memory does not grow with `seq_len^2`.
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::attention::{AttentionParams, GROUP_ROWS, Inputs, QUERIES, Scratch, within};
+use super::gemm::{Mat, Threads, multiply, multiply_into};
+use super::{Call, Disjoint, dot, exp};
+use crate::device::{Buffer, Device, GpuDevice};
+
+/// Writes dq, dk and dv for the gradient `dout` of the output; shapes as in [`super::attention::attention`].
+///
+/// # Errors
+/// If a buffer is too small, on a GPU larger than a binding, or if the heads do not divide.
+#[expect(clippy::too_many_arguments)]
+pub fn attention_backward(
+    dev: &Device,
+    q: &Buffer,
+    k: &Buffer,
+    v: &Buffer,
+    dout: &Buffer,
+    dq: &Buffer,
+    dk: &Buffer,
+    dv: &Buffer,
+    params: AttentionParams,
+) -> Result<()> {
+    params.check()?;
+    params.expect(&[("q", q), ("dout", dout), ("dq", dq)], &[("k", k), ("v", v), ("dk", dk), ("dv", dv)])?;
+    match dev {
+        Device::Cpu(_) => {
+            let (q, k, v, dout) = (q.view()?, k.view()?, v.view()?, dout.view()?);
+            let gradients = [&mut *dq.view_mut()?, &mut *dk.view_mut()?, &mut *dv.view_mut()?];
+            twin(&q, &k, &v, &dout, gradients, params);
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let stats = dev.alloc("attention statistics", params.tokens() * params.heads * 8)?;
+            record(gpu, [q, k, v, dout], &stats, [dq, dk, dv], params)
+        }
+    }
+}
+
+fn record(
+    gpu: &GpuDevice,
+    [q, k, v, dout]: [&Buffer; 4],
+    stats: &Buffer,
+    [dq, dk, dv]: [&Buffer; 3],
+    params: AttentionParams,
+) -> Result<()> {
+    let blocks = params.sequences * params.seq_len.div_ceil(GROUP_ROWS);
+    let shader_params = params.shader_params()?;
+    let call = |shader, bindings: &[&Buffer], groups, products| {
+        gpu.run(&Call {
+            shader,
+            weight: None,
+            overrides: &[],
+            bindings,
+            params: bytemuck::bytes_of(&shader_params),
+            groups,
+            group_cost: products * params.group_cost(),
+        })
+    };
+    let sharing = (params.heads / params.kv_heads) as f64;
+    call("attention_stats", &[q, k, v, dout, stats], blocks * params.heads, 3.0)?;
+    call("attention_backward_q", &[q, k, v, dout, stats, dq], blocks * params.heads, 4.0)?;
+    call("attention_backward_kv", &[q, k, v, dout, stats, dk, dv], blocks * params.kv_heads, 5.0 * sharing)
+}
+
+/// `gradients` are dq, dk, dv.
+pub fn twin(q: &[f32], k: &[f32], v: &[f32], dout: &[f32], gradients: [&mut [f32]; 3], params: AttentionParams) {
+    let [dq, dk, dv] = gradients;
+    dq[..params.tokens() * params.q_width()].fill(0.0);
+    dk[..params.tokens() * params.kv_width()].fill(0.0);
+    dv[..params.tokens() * params.kv_width()].fill(0.0);
+    let backward = Backward {
+        inputs: Inputs { q, k, v, params },
+        dout,
+        dq: Disjoint::new(dq),
+        dk: Disjoint::new(dk),
+        dv: Disjoint::new(dv),
+    };
+    // Task (sequence, kv_head) writes the columns of its key head and of the heads that share it.
+    let tasks = params.sequences * params.kv_heads;
+    (0..tasks).into_par_iter().for_each_init(Tiles::default, |tiles, task| {
+        let (sequence, kv_head) = (task / params.kv_heads, task % params.kv_heads);
+        let sharing = params.heads / params.kv_heads;
+        for head in kv_head * sharing..(kv_head + 1) * sharing {
+            for first in (0..params.seq_len).step_by(QUERIES) {
+                backward.block(sequence, head, first..params.seq_len.min(first + QUERIES), tiles);
+            }
+        }
+    });
+}
+
+struct Backward<'a> {
+    inputs: Inputs<'a>,
+    dout: &'a [f32],
+    dq: Disjoint,
+    dk: Disjoint,
+    dv: Disjoint,
+}
+
+#[derive(Default)]
+struct Tiles {
+    forward: Scratch,
+    /// Gradients of the probabilities, then of the scores, `[queries, keys]`.
+    changes: Vec<f32>,
+}
+
+impl Backward<'_> {
+    /// Adds what a block of queries of one head contributes.
+    fn block(&self, sequence: usize, head: usize, queries: std::ops::Range<usize>, tiles: &mut Tiles) {
+        let Inputs { q, k, v, params } = self.inputs;
+        let AttentionParams { seq_len, head_dim, scale, .. } = params;
+        let Tiles { forward, changes } = tiles;
+        self.inputs.attend(sequence, head, queries.clone(), forward);
+        let dout = self.inputs.query_side(self.dout, sequence, head, queries.start);
+        let known: Vec<(f32, f32)> = (0..queries.len())
+            .map(|i| {
+                let along =
+                    dot(&dout.data[i * dout.row_stride..][..head_dim], &forward.mixed[i * head_dim..][..head_dim]);
+                (forward.largest[i] + forward.total[i].ln(), along)
+            })
+            .collect();
+
+        let kv_head = self.inputs.kv_head(head);
+        let q_rows = self.inputs.query_side(q, sequence, head, queries.start);
+        for keys in self.inputs.key_tiles(&queries) {
+            let [m, n] = [queries.len(), keys.len()];
+            let (k_rows, v_rows) = (
+                self.inputs.key_side(k, sequence, kv_head, keys.start),
+                self.inputs.key_side(v, sequence, kv_head, keys.start),
+            );
+            self.inputs.scores(sequence, head, &queries, &keys, &mut forward.tile);
+            changes.resize(m * n, 0.0);
+            multiply(changes, n, [m, n, head_dim], dout, v_rows.transposed(), false, Threads::One);
+            let rows = forward.tile.chunks_exact_mut(n).zip(changes.chunks_exact_mut(n)).zip(&known);
+            for (i, ((tile, changes), known)) in rows.enumerate() {
+                let seen = within(&params.seen(queries.start + i), &keys);
+                differentiate(tile, changes, seen, scale, *known);
+            }
+            let (p, ds) = (Mat::rows(&forward.tile, n), Mat::rows(changes, n));
+            let at_keys = (sequence * seq_len + keys.start) * params.kv_width() + kv_head * head_dim;
+            let at_queries = (sequence * seq_len + queries.start) * params.q_width() + head * head_dim;
+            // SAFETY: columns of this task's heads, within the gradients; no other task touches them.
+            unsafe {
+                let (key_shape, key_stride) = ([n, head_dim, m], params.kv_width());
+                multiply_into(self.dv.at(at_keys), key_stride, key_shape, p.transposed(), dout, true, Threads::One);
+                multiply_into(self.dk.at(at_keys), key_stride, key_shape, ds.transposed(), q_rows, true, Threads::One);
+                let (query_shape, query_stride) = ([m, head_dim, n], params.q_width());
+                multiply_into(self.dq.at(at_queries), query_stride, query_shape, ds, k_rows, true, Threads::One);
+            }
+        }
+    }
+}
+
+/// Scores become probabilities, gradients of probabilities become gradients of unscaled scores; zero where not seen.
+fn differentiate(
+    tile: &mut [f32],
+    changes: &mut [f32],
+    seen: std::ops::Range<usize>,
+    scale: f32,
+    (log_total, along): (f32, f32),
+) {
+    for outside in [0..seen.start, seen.end..tile.len()] {
+        tile[outside.clone()].fill(0.0);
+        changes[outside].fill(0.0);
+    }
+    for (score, change) in tile[seen.clone()].iter_mut().zip(&mut changes[seen]) {
+        let probability = exp(*score * scale - log_total);
+        *score = probability;
+        *change = probability * (*change - along) * scale;
+    }
+}

@@ -1,0 +1,156 @@
+//! Attention forward and backward.
+
+use dq_gpu::device::{Buffer, Device};
+use dq_gpu::kernels::attention::{AttentionParams, attention};
+use dq_gpu::kernels::attention_backward::attention_backward;
+
+use crate::common::{Random, assert_close, devices, widen};
+use crate::{differences, inner};
+
+/// Scores, softmax, mix, one query after the other.
+fn reference(q: &[f64], k: &[f64], v: &[f64], p: AttentionParams) -> Vec<f64> {
+    let mut out = vec![0.0; q.len()];
+    let dim = p.head_dim;
+    for sequence in 0..p.sequences {
+        for query in 0..p.seq_len {
+            for head in 0..p.heads {
+                let at = ((sequence * p.seq_len + query) * p.heads + head) * dim;
+                let key_at =
+                    |key: usize| ((sequence * p.seq_len + key) * p.kv_heads + head * p.kv_heads / p.heads) * dim;
+                let first = query.saturating_sub(p.window.unwrap_or(p.seq_len) - 1);
+                let scores: Vec<f64> = (first..=query)
+                    .map(|key| f64::from(p.scale) * inner(&q[at..at + dim], &k[key_at(key)..key_at(key) + dim]))
+                    .collect();
+                let max = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
+                let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                for (i, score) in scores.iter().enumerate() {
+                    for d in 0..dim {
+                        out[at + d] += (score - max).exp() / total * v[key_at(first + i) + d];
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+fn params(
+    sequences: usize,
+    seq_len: usize,
+    heads: [usize; 2],
+    head_dim: usize,
+    window: Option<usize>,
+) -> AttentionParams {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionParams { sequences, seq_len, heads: heads[0], kv_heads: heads[1], head_dim, scale, window }
+}
+
+struct Inputs {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    dout: Vec<f32>,
+}
+
+fn inputs(p: AttentionParams) -> Inputs {
+    let mut random = Random::new(1);
+    let tokens = p.sequences * p.seq_len;
+    let (wide, narrow) = (tokens * p.heads * p.head_dim, tokens * p.kv_heads * p.head_dim);
+    Inputs {
+        q: random.normals(wide, 2.0),
+        k: random.normals(narrow, 1.0),
+        v: random.normals(narrow, 1.0),
+        dout: random.normals(wide, 1.0),
+    }
+}
+
+fn upload(dev: &Device, values: &[f32]) -> Buffer {
+    dev.upload("input", values).unwrap()
+}
+
+fn run(dev: &Device, x: &Inputs, p: AttentionParams) -> Vec<f32> {
+    let (q, k, v) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v));
+    let out = dev.alloc("out", x.q.len() * 4).unwrap();
+    attention(dev, &q, &k, &v, &out, p).unwrap();
+    dev.read(&out).unwrap()
+}
+
+fn run_backward(dev: &Device, x: &Inputs, p: AttentionParams) -> [Vec<f32>; 3] {
+    let (q, k, v, dout) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v), upload(dev, &x.dout));
+    // Old contents must not matter.
+    let (dq, dk, dv) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v));
+    attention_backward(dev, &q, &k, &v, &dout, &dq, &dk, &dv, p).unwrap();
+    [dev.read(&dq).unwrap(), dev.read(&dk).unwrap(), dev.read(&dv).unwrap()]
+}
+
+#[test]
+fn attention_of_many_shapes() {
+    let shapes = [
+        params(1, 1, [1, 1], 64, None),
+        params(2, 33, [4, 2], 64, None),
+        params(1, 50, [2, 2], 80, Some(7)),
+        params(3, 40, [3, 1], 128, None),
+        params(1, 70, [2, 1], 128, Some(40)),
+        params(1, 19, [2, 1], 256, Some(1)),
+        params(1, 300, [1, 1], 64, Some(33)),
+        params(1, 200, [2, 1], 20, None),
+    ];
+    for p in shapes {
+        let x = inputs(p);
+        let want = reference(&widen(&x.q), &widen(&x.k), &widen(&x.v), p);
+        for dev in devices() {
+            assert_close(&format!("{p:?} on {}", dev.name()), &run(&dev, &x, p), &want, 1e-11);
+        }
+    }
+}
+
+#[test]
+fn attention_backward_is_the_derivative() {
+    let shapes = [params(2, 9, [4, 2], 8, None), params(1, 21, [2, 1], 12, Some(5)), params(1, 37, [1, 1], 4, None)];
+    for p in shapes {
+        let x = inputs(p);
+        let (q, k, v, dout) = (widen(&x.q), widen(&x.k), widen(&x.v), widen(&x.dout));
+        let want = [
+            differences(&q, |q| inner(&reference(q, &k, &v, p), &dout)),
+            differences(&k, |k| inner(&reference(&q, k, &v, p), &dout)),
+            differences(&v, |v| inner(&reference(&q, &k, v, p), &dout)),
+        ];
+        for dev in devices() {
+            for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
+                assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, want, 1e-9);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_backward_agrees_between_devices_on_real_heads() {
+    let shapes = [
+        params(2, 70, [4, 2], 64, None),
+        params(1, 100, [2, 1], 80, Some(20)),
+        params(1, 45, [3, 3], 128, None),
+        params(1, 35, [2, 1], 256, None),
+        params(1, 150, [1, 1], 64, Some(64)),
+    ];
+    for p in shapes {
+        let x = inputs(p);
+        let want = run_backward(&Device::cpu(), &x, p);
+        for dev in devices() {
+            for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
+                assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, &widen(want), 1e-10);
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_make_no_sense_are_refused() {
+    for dev in devices() {
+        let buffer = dev.alloc("buffer", 4096).unwrap();
+        let out = dev.alloc("out", 4096).unwrap();
+        let refused = |p| attention(&dev, &buffer, &buffer, &buffer, &out, p).is_err();
+        assert!(refused(params(1, 4, [3, 2], 8, None)), "heads do not divide");
+        assert!(refused(params(1, 4, [2, 2], 8, Some(0))), "empty window");
+        assert!(refused(params(9, 64, [2, 2], 8, None)), "too small");
+    }
+}

@@ -1,0 +1,154 @@
+//! Norms, rope, swiglu and column_moments.
+
+use dq_gpu::kernels::column_moments::column_moments;
+use dq_gpu::kernels::rms_norm::rms_norm;
+use dq_gpu::kernels::rms_norm_backward::rms_norm_backward;
+use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
+use dq_gpu::kernels::swiglu::swiglu;
+use dq_gpu::kernels::swiglu_backward::swiglu_backward;
+
+use crate::common::{Random, assert_close, devices, widen};
+use crate::{differences, inner};
+
+const EPS: f32 = 1e-5;
+
+fn norm(x: &[f64], weight: &[f64]) -> Vec<f64> {
+    let width = weight.len();
+    x.chunks(width)
+        .flat_map(|row| {
+            let rms = (inner(row, row) / width as f64 + f64::from(EPS)).sqrt();
+            row.iter().zip(weight).map(move |(x, w)| x / rms * w).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn rms_norm_of_heads_and_hidden_states() {
+    for (rows, width) in [(7, 64), (3, 80), (5, 257), (2, 1030)] {
+        let mut random = Random::new(1);
+        let (x, weight) = (random.normals(rows * width, 2.0), random.normals(width, 1.0));
+        let want = norm(&widen(&x), &widen(&weight));
+        for dev in devices() {
+            let (xb, wb) = (dev.upload("x", &x).unwrap(), dev.upload("weight", &weight).unwrap());
+            let yb = dev.alloc("y", rows * width * 4).unwrap();
+            rms_norm(&dev, &xb, &wb, &yb, rows, width, EPS).unwrap();
+            assert_close(&format!("{rows} x {width} on {}", dev.name()), &dev.read(&yb).unwrap(), &want, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn rms_norm_backward_is_the_derivative() {
+    for (rows, width) in [(3, 20), (2, 300)] {
+        let mut random = Random::new(2);
+        let (x, dy) = (random.normals(rows * width, 1.0), random.normals(rows * width, 1.0));
+        let (weight, before) = (random.normals(width, 1.0), random.normals(rows * width, 1.0));
+        let (dy64, weight64) = (widen(&dy), widen(&weight));
+        let gradient = differences(&widen(&x), |x| inner(&norm(x, &weight64), &dy64));
+        for dev in devices() {
+            for accumulate in [false, true] {
+                let (xb, wb) = (dev.upload("x", &x).unwrap(), dev.upload("weight", &weight).unwrap());
+                let (dyb, dxb) = (dev.upload("dy", &dy).unwrap(), dev.upload("dx", &before).unwrap());
+                rms_norm_backward(&dev, &xb, &wb, &dyb, &dxb, rows, width, EPS, accumulate).unwrap();
+                let add = |(g, b): (&f64, &f32)| if accumulate { g + f64::from(*b) } else { *g };
+                let want: Vec<f64> = gradient.iter().zip(&before).map(add).collect();
+                assert_close(&format!("{rows} x {width} on {}", dev.name()), &dev.read(&dxb).unwrap(), &want, 1e-10);
+            }
+        }
+    }
+}
+
+fn rotated(x: &[f32], table: &[f32], params: RopeParams) -> Vec<f64> {
+    let mut out = widen(x);
+    let RopeParams { tokens, seq_len, heads, head_dim, rot, style, inverse } = params;
+    for token in 0..tokens {
+        for head in 0..heads {
+            let base = (token * heads + head) * head_dim;
+            for pair in 0..rot / 2 {
+                let (a, b) = match style {
+                    RopeStyle::Norm => (base + 2 * pair, base + 2 * pair + 1),
+                    RopeStyle::Neox => (base + pair, base + pair + rot / 2),
+                };
+                let at = (token % seq_len * rot / 2 + pair) * 2;
+                let (cos, sin) = (f64::from(table[at]), f64::from(table[at + 1]) * if inverse { -1.0 } else { 1.0 });
+                (out[a], out[b]) = (out[a] * cos - out[b] * sin, out[a] * sin + out[b] * cos);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn rope_rotates_and_rotates_back() {
+    for (style, heads, head_dim, rot) in
+        [(RopeStyle::Norm, 3, 64, 64), (RopeStyle::Neox, 2, 80, 32), (RopeStyle::Neox, 1, 128, 128)]
+    {
+        let (tokens, seq_len) = (22, 11);
+        let x = Random::new(3).normals(tokens * heads * head_dim, 1.0);
+        let angle = |i: usize| (i / (rot / 2)) as f32 * 10000f32.powf(-2.0 * (i % (rot / 2)) as f32 / rot as f32);
+        let table: Vec<f32> = (0..seq_len * rot / 2).flat_map(|i| [angle(i).cos(), angle(i).sin()]).collect();
+        let params = RopeParams { tokens, seq_len, heads, head_dim, rot, style, inverse: false };
+        let want = rotated(&x, &table, params);
+        for dev in devices() {
+            let (xb, tb) = (dev.upload("x", &x).unwrap(), dev.upload("table", &table).unwrap());
+            rope(&dev, &xb, &tb, params).unwrap();
+            assert_close(&format!("{style:?} on {}", dev.name()), &dev.read(&xb).unwrap(), &want, 1e-12);
+            rope(&dev, &xb, &tb, RopeParams { inverse: true, ..params }).unwrap();
+            assert_close(&format!("{style:?} back on {}", dev.name()), &dev.read(&xb).unwrap(), &widen(&x), 1e-12);
+        }
+    }
+}
+
+fn gated(gate: &[f64], up: &[f64]) -> Vec<f64> {
+    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+}
+
+#[test]
+fn swiglu_and_its_derivatives() {
+    let len = 2500;
+    let mut random = Random::new(4);
+    let (mut gate, up, dout) = (random.normals(len, 3.0), random.normals(len, 1.0), random.normals(len, 1.0));
+    gate[0] = -200.0;
+    gate[1] = 200.0;
+    gate[2] = 0.0;
+    let (gate64, up64, dout64) = (widen(&gate), widen(&up), widen(&dout));
+    // Elementwise: one shifted evaluation differentiates all.
+    let slope = |by_gate: bool| -> Vec<f64> {
+        let step = 1e-5;
+        let moved = |x: &[f64], by: f64| x.iter().map(|x| x + by).collect::<Vec<_>>();
+        let at = |by: f64| match by_gate {
+            true => gated(&moved(&gate64, by), &up64),
+            false => gated(&gate64, &moved(&up64, by)),
+        };
+        at(step).iter().zip(at(-step)).zip(&dout64).map(|((a, b), d)| (a - b) / (2.0 * step) * d).collect()
+    };
+    for dev in devices() {
+        let upload = |name, values: &[f32]| dev.upload(name, values).unwrap();
+        let (gb, ub, db) = (upload("gate", &gate), upload("up", &up), upload("dout", &dout));
+        let out = dev.alloc("out", len * 4).unwrap();
+        swiglu(&dev, &gb, &ub, &out, len).unwrap();
+        assert_close(&format!("swiglu on {}", dev.name()), &dev.read(&out).unwrap(), &gated(&gate64, &up64), 1e-12);
+        let (dgate, dup) = (dev.alloc("dgate", len * 4).unwrap(), dev.alloc("dup", len * 4).unwrap());
+        swiglu_backward(&dev, &gb, &ub, &db, &dgate, &dup, len).unwrap();
+        assert_close(&format!("dgate on {}", dev.name()), &dev.read(&dgate).unwrap(), &slope(true), 1e-11);
+        assert_close(&format!("dup on {}", dev.name()), &dev.read(&dup).unwrap(), &slope(false), 1e-11);
+    }
+}
+
+#[test]
+fn column_moments_accumulate() {
+    for (n, k) in [(1, 5), (9, 70), (100, 32), (33, 200)] {
+        let x = Random::new(5).normals(n * k, 1.0);
+        let mut want = vec![0.0; 2 * k];
+        for (i, value) in x.iter().enumerate() {
+            want[i % k] += 2.0 * f64::from(*value).powi(2);
+            want[k + i % k] += 2.0 * f64::from(*value);
+        }
+        for dev in devices() {
+            let (xb, sums) = (dev.upload("x", &x).unwrap(), dev.alloc("sums", 2 * k * 4).unwrap());
+            column_moments(&dev, &xb, &sums, n, k).unwrap();
+            column_moments(&dev, &xb, &sums, n, k).unwrap();
+            assert_close(&format!("{n} x {k} on {}", dev.name()), &dev.read(&sums).unwrap(), &want, 1e-12);
+        }
+    }
+}
