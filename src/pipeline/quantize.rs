@@ -24,6 +24,9 @@ use crate::source::Model;
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
 
+/// Tokens behind the second moments with which errors are weighed.
+const HESSIAN_TOKENS: usize = 24 << 10;
+
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
 
@@ -150,6 +153,8 @@ impl Job<'_> {
             sensitivities: &sensitivities,
             calibration_hash: &self.calibration.hash,
             types: self.types,
+            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
+            memory: self.memory,
             metadata: &metadata,
         };
         let analysis = analyze(self.device, &inputs, progress)?;

@@ -1,7 +1,7 @@
 //! From a scale to the codewords that cost least, for 16 sub-blocks at a time.
 
-use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 use super::book::{self, Book, Half, Halves, Nearest, Table};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 
 /// Codewords of sub-blocks of `GROUPS` groups; the top bit is the coder's.
 pub type Words<const GROUPS: usize> = [[book::Word; LANES]; GROUPS];

@@ -4,8 +4,8 @@
 //! other scale, a parabola. The least of a sub-block's parabolas bounds its error from above at every scale, so `d` is chosen
 //! on these bounds, and only then are the codes searched again with the scales that will be stored.
 
-use crate::quant::lanes::{LANES, Lanes, SubBlocks, ZERO, clamp, map, ratio, reciprocal, round_even, round_f16};
 use super::coder::{Coder, Trial, Words};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, ZERO, clamp, map, ratio, reciprocal, round_even, round_f16};
 
 /// Most trials of a sub-block before `d` is chosen.
 const MAX_TRIALS: usize = 24;

@@ -1,8 +1,8 @@
 //! The coder of IQ1: signed ternary codewords, all moved up or down by an eighth.
 
-use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 use super::book::{self, Half, Halves, Nearest, Ternary, Word};
 use super::coder::{Coder, Trial, Words};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 
 /// What a codeword is moved by; the sign is chosen.
 pub const SHIFT: f32 = 0.125;
