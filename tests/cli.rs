@@ -167,6 +167,30 @@ fn inspect_shows_safetensors() {
 }
 
 #[test]
+fn inspect_shows_importance_matrices_of_both_formats() {
+    use dq_gpu::imatrix::{Entry, Imatrix};
+    let folder = tempfile::tempdir().unwrap();
+    let entry = Entry { sum2: vec![1.0, 2.0, 3.0], sum: None, counts: vec![1024.0] };
+    let entries = [("blk.0.attn_q.weight".to_owned(), entry)].into();
+    let imatrix =
+        Imatrix { entries, datasets: vec!["book".into()], chunk_count: 2, chunk_size: 512, ..Default::default() };
+    let (gguf, dat) = (folder.path().join("a.gguf"), folder.path().join("a.dat"));
+    imatrix.write_gguf(&gguf).unwrap();
+    imatrix.write_dat(&dat).unwrap();
+    for file in [&gguf, &dat] {
+        dq_gpu(&["inspect", text(file)]).assert().success().stdout(contains("blk.0.attn_q.weight        3"));
+        let output = dq_gpu(&["inspect", text(file), "--json"]).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&json["chunks"], &json["datasets"][0]), (&2.into(), &"book".into()));
+        assert_eq!(json["tensors"][0]["columns"], 3);
+    }
+    // adding a file to itself doubles the text
+    let (both, gguf) = (folder.path().join("both.gguf"), text(&gguf));
+    dq_gpu(&["imatrix", "--merge", gguf, gguf, "-o", text(&both)]).assert().success().stdout(contains("4 chunks"));
+    assert_eq!(Imatrix::read(&both).unwrap().entries["blk.0.attn_q.weight"].counts, [2048.0]);
+}
+
+#[test]
 fn devices_always_has_a_choice() {
     let output = dq_gpu(&["devices", "--json"]).output().unwrap();
     assert!(output.status.success());
@@ -185,7 +209,7 @@ fn ctrl_c_is_clean() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_dq-gpu"))
-        .args(["quantize", "models/tiny-llama", "--bpw", "4.5", "--device", "cpu", "-o"])
+        .args(["quantize", "models/tiny-llama", "--bpw", "4.5", "--chunks", "32", "--device", "cpu", "-o"])
         .arg(folder.path().join("out.gguf"))
         .stderr(Stdio::piped())
         .spawn()

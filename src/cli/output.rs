@@ -133,8 +133,7 @@ impl Report for ImatrixReport {
         }
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
-        let of = if self.chunk_size == 0 { String::new() } else { format!(" of {} tokens", self.chunk_size) };
-        line(&mut text, "text", &format!("{} chunks{of}", grouped(self.chunks.into())));
+        line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
         for dataset in &self.datasets {
             line(&mut text, "dataset", dataset);
         }
@@ -225,7 +224,13 @@ pub(super) fn line(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<16}{value}");
 }
 
-pub(super) fn size_and_bpw(size: u64, bpw: f64) -> String {
+/// How much text; `size` is 0 where a legacy file does not say.
+pub(super) fn chunks_of(chunks: u32, size: u32) -> String {
+    let of = if size == 0 { String::new() } else { format!(" of {size} tokens") };
+    format!("{} chunks{of}", grouped(chunks.into()))
+}
+
+fn size_and_bpw(size: u64, bpw: f64) -> String {
     format!("{} bytes ({}), {bpw:.3} bits per weight", grouped(size), bytes(size))
 }
 
