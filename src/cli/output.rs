@@ -128,9 +128,6 @@ pub struct ImatrixReport {
 impl Report for ImatrixReport {
     fn human(&self) -> String {
         let mut text = String::new();
-        if !self.seconds.is_empty() {
-            text = format!("{}\n", steps_table(&self.seconds));
-        }
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
         line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
@@ -161,7 +158,7 @@ pub struct AnalyzeReport {
 
 impl Report for AnalyzeReport {
     fn human(&self) -> String {
-        let mut text = format!("{}\n", steps_table(&self.seconds));
+        let mut text = String::new();
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
         line(&mut text, "types", &self.types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(" "));
@@ -237,7 +234,7 @@ fn size_and_bpw(size: u64, bpw: f64) -> String {
 /// Four digits that count, however small the number.
 fn nats(kld: f64) -> String {
     match kld.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 1e-4 => format!("{kld:.3e}"),
         size if size < 0.1 => format!("{kld:.6}"),
         _ => format!("{kld:.4}"),
