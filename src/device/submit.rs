@@ -237,21 +237,8 @@ impl Recorder {
         // Work that was done before we asked took less time than we saw: that may only raise the rate.
         let exact = now - began > Duration::from_micros(200);
         self.last_done = now;
-        self.learn(flight.cost, busy, exact);
+        self.rate = next_rate(self.rate, flight.cost, busy, exact);
         Ok(())
-    }
-
-    fn learn(&mut self, cost: f64, busy: Duration, exact: bool) {
-        // Short submissions measure latency, not speed.
-        if busy < Duration::from_millis(5) && cost < self.rate * SUBMIT_SECONDS / 2.0 {
-            return;
-        }
-        let measured = cost / busy.as_secs_f64().max(1e-4);
-        if measured > self.rate {
-            self.rate = measured.min(self.rate * 2.0);
-        } else if exact && cost > 0.0 {
-            self.rate = ((self.rate + 3.0 * measured) / 4.0).max(SLOWEST_RATE);
-        }
     }
 
     /// Submits everything, waits, and copies a range of `buffer` to `target`.
@@ -319,10 +306,55 @@ impl Recorder {
     }
 }
 
+/// The operations per second to expect after a submission of `cost` kept the device busy for about `busy`, exactly so if
+/// we waited for its end. Falls fast, since long dispatches are dangerous, and rises by steps.
+fn next_rate(rate: f64, cost: f64, busy: Duration, exact: bool) -> f64 {
+    // Short submissions measure latency, not speed.
+    if busy < Duration::from_millis(5) && cost < rate * SUBMIT_SECONDS / 2.0 {
+        return rate;
+    }
+    let measured = cost / busy.as_secs_f64().max(1e-4);
+    if measured > rate {
+        measured.min(rate * 2.0)
+    } else if exact && cost > 0.0 {
+        ((rate + 3.0 * measured) / 4.0).max(SLOWEST_RATE)
+    } else {
+        rate
+    }
+}
+
 #[cfg(test)]
 impl Recorder {
     /// Counts a submission that never ran, as a driver does that drops one and says nothing.
     pub(super) fn lose_a_submission(&mut self) {
         self.jobs += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Submissions of 0.2 s at the expected rate, on a device of the `true_rate`.
+    fn learned(true_rate: f64, submissions: usize) -> f64 {
+        (0..submissions).fold(FIRST_RATE, |rate, _| {
+            let cost = rate * SUBMIT_SECONDS;
+            next_rate(rate, cost, Duration::from_secs_f64(cost / true_rate), true)
+        })
+    }
+
+    #[test]
+    fn the_rate_is_learned_from_slow_and_fast_devices() {
+        assert!((learned(1e9, 6) / 1e9 - 1.0).abs() < 0.05);
+        assert!((learned(2e13, 12) / 2e13 - 1.0).abs() < 0.01);
+        assert!(learned(1e6, 50) >= SLOWEST_RATE);
+    }
+
+    #[test]
+    fn latency_and_uploads_teach_nothing() {
+        let soon = Duration::from_millis(1);
+        assert_eq!(next_rate(1e10, 1e3, soon, true), 1e10);
+        assert_eq!(next_rate(1e10, 0.0, Duration::from_secs(1), true), 1e10);
+        assert_eq!(next_rate(1e10, 1e9, Duration::from_secs(1), false), 1e10, "it may have been done long before");
     }
 }

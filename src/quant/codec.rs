@@ -70,3 +70,44 @@ impl<F: BlockFormat> WithSimd for Encode<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{iq4_nl::Iq4Nl, q4_1::Q4_1, q4_k::Q4K, q6_k::Q6K, q8_0::Q8_0};
+
+    fn encoded<F: BlockFormat>(simd: impl Simd, rows: Rows) -> Vec<u8> {
+        let mut bytes = vec![0; F::TYPE.bytes_for(rows.values.len() as u64) as usize];
+        simd.vectorize(Encode::<F> { rows, blocks: bytemuck::cast_slice_mut(&mut bytes) });
+        bytes
+    }
+
+    fn check<F: BlockFormat>(format: F, rows: Rows) {
+        let scalar = encoded::<F>(pulp::Scalar, rows);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                assert!(encoded::<F>(simd, rows) == scalar, "{} with AVX2", F::TYPE);
+            }
+            if let Some(simd) = pulp::x86::V4::try_new() {
+                assert!(encoded::<F>(simd, rows) == scalar, "{} with AVX-512", F::TYPE);
+            }
+        }
+        let mut detected = vec![0; scalar.len()];
+        Blocks(format).encode_rows(rows.values, rows.importance, &mut detected);
+        assert!(detected == scalar, "{}", F::TYPE);
+    }
+
+    #[test]
+    fn every_instruction_set_makes_the_same_bytes() {
+        let wave = |i: usize| ((i * i) as f32 * 0.37).sin() * (1.0 + (i % 7) as f32);
+        let values: Vec<f32> = (0..8 * 256).map(wave).collect();
+        let importance: Vec<f32> = (0..256).map(|i| wave(i + 3).exp()).collect();
+        let rows = Rows { values: &values, importance: &importance };
+        check(Q8_0, rows);
+        check(Q4_1, rows);
+        check(Q4K, rows);
+        check(Q6K, rows);
+        check(Iq4Nl, rows);
+    }
+}

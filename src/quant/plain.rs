@@ -1,7 +1,8 @@
 //! F32, F16 and BF16: no blocks, importance does not matter.
 
-use half::{bf16, f16};
+use half::bf16;
 
+use super::lanes::{read_f16, write_f16};
 use super::{Format, GgmlType};
 
 pub(super) struct F32;
@@ -36,13 +37,13 @@ impl Format for F16 {
 
     fn decode_rows(&self, bytes: &[u8], out: &mut [f32]) {
         for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
-            *out = f16::from_le_bytes(*bytes).to_f32();
+            *out = read_f16(*bytes);
         }
     }
 
     fn encode_rows(&self, values: &[f32], _: &[f32], bytes: &mut [u8]) {
         for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
-            *bytes = super::lanes::f16_bits(finite(*value, f32::MAX)).to_le_bytes();
+            *bytes = write_f16(finite(*value, f32::MAX));
         }
     }
 }
@@ -54,7 +55,7 @@ impl Format for Bf16 {
 
     fn decode_rows(&self, bytes: &[u8], out: &mut [f32]) {
         for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
-            *out = bf16::from_le_bytes(*bytes).to_f32();
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
         }
     }
 

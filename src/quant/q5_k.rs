@@ -61,15 +61,11 @@ impl BlockFormat for Q5K {
             block.d = write_f16(fit.d[lanes]);
             block.d_min = write_f16(fit.d_min[lanes]);
             block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
-            block.high = [0; 32];
-            for (b, codes) in codes[lanes..lanes + 8].iter().enumerate() {
-                for (high, code) in block.high.iter_mut().zip(codes) {
-                    // a select, not a shift by lanes of bytes, which no instruction set has
-                    *high |= if code & 16 != 0 { 1 << b } else { 0 };
-                }
-            }
+            let codes = &codes[lanes..lanes + 8];
+            // one byte after the other: this order vectorizes
+            block.high = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (codes[b][l] >> 4) << b));
             for (c, bytes) in block.codes.iter_mut().enumerate() {
-                let (even, odd) = (&codes[lanes + 2 * c], &codes[lanes + 2 * c + 1]);
+                let (even, odd) = (&codes[2 * c], &codes[2 * c + 1]);
                 *bytes = std::array::from_fn(|l| (even[l] & 15) | odd[l] << 4);
             }
         }

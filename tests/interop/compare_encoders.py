@@ -52,7 +52,12 @@ class Ggml:
         self.lib.ggml_quantize_chunk.argtypes = [
             ctypes.c_int, floats, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, floats,
         ]  # fmt: skip
+        self.lib.ggml_validate_row_data.restype = ctypes.c_bool
+        self.lib.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
         self.floats = floats
+
+    def accepts(self, name, bytes_):
+        return self.lib.ggml_validate_row_data(Type[name].value, bytes_.ctypes.data, bytes_.nbytes)
 
     def encode(self, name, x, h):
         rows, cols = x.shape
@@ -102,6 +107,7 @@ def main():
                 h = importance_of(x.shape[1], i)
                 theirs, their_seconds = ggml.encode(name, x, h)
                 mine, my_seconds = ours(args.program, name, x, h, folder)
+                assert ggml.accepts(name, mine), f"ggml finds {name} invalid"
                 ratios.append(error(name, mine, x, h) / error(name, theirs, x, h))
                 seconds = [seconds[0] + my_seconds, seconds[1] + their_seconds]
                 weights += x.size
