@@ -200,6 +200,75 @@ fn devices_always_has_a_choice() {
     dq_gpu(&["devices"]).assert().success().stdout(contains("CPU").and(contains("why")));
 }
 
+/// A copy of the sample model that may be damaged.
+fn sample_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir("models/tiny-llama").unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+/// What `quantize` says of the sample model after `damage`.
+fn damaged(damage: impl Fn(&Path), part: &str) {
+    let (model, out) = (sample_model(), tempfile::tempdir().unwrap());
+    damage(model.path());
+    let output = out.path().join("out.gguf");
+    let args = ["--pure", "Q4_K", "--chunks", "1", "--device", "cpu", "--quiet", "-o", text(&output)];
+    fails_with(&[&["quantize", text(model.path())][..], &args].concat(), part);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+fn replace(file: &Path, old: &str, new: &str) {
+    let content = fs::read_to_string(file).unwrap();
+    assert!(content.contains(old), "no `{old}` in {}", file.display());
+    fs::write(file, content.replace(old, new)).unwrap();
+}
+
+#[test]
+fn damaged_models_are_told_what_is_wrong() {
+    damaged(|model| fs::remove_file(model.join("config.json")).unwrap(), "no config.json");
+    damaged(|model| fs::remove_file(model.join("tokenizer.json")).unwrap(), "neither tokenizer.json nor");
+    damaged(|model| replace(&model.join("config.json"), "LlamaForCausalLM", "MambaForCausalLM"), "`MambaForCausalLM`");
+    damaged(|model| replace(&model.join("config.json"), "\"hidden_size\": 256", "\"hidden_size\": 128"), "shape");
+    damaged(
+        |model| {
+            let file = fs::File::options().write(true).open(model.join("model.safetensors")).unwrap();
+            file.set_len(file.metadata().unwrap().len() - 100).unwrap();
+        },
+        "model.safetensors",
+    );
+    damaged(
+        |model| {
+            fs::remove_file(model.join("model.safetensors")).unwrap();
+            let index = r#"{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
+            fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+        },
+        "model-00001-of-00002.safetensors",
+    );
+    damaged(
+        |model| {
+            let path = model.join("model.safetensors");
+            let mut content = fs::read(&path).unwrap();
+            let end = content.len();
+            // a NaN in BF16
+            content[end - 2..].copy_from_slice(&[0xc0, 0x7f]);
+            fs::write(path, content).unwrap();
+        },
+        "NaN",
+    );
+}
+
+#[test]
+fn empty_calibration_text_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (empty, output) = (folder.path().join("empty.txt"), folder.path().join("out.gguf"));
+    fs::write(&empty, " \n").unwrap();
+    let args = ["imatrix", "models/tiny-llama", "--device", "cpu", "--calibration", text(&empty), "-o", text(&output)];
+    fails_with(&args, "there is no calibration text in");
+}
+
 /// Work that is stopped ends with 130 and leaves nothing behind.
 #[cfg(unix)]
 #[test]
