@@ -133,16 +133,16 @@ proptest! {
             let plan = plan(&analysis, Target::Size(budget));
             prop_assert!(plan.bytes <= budget);
             let nats = plan.predicted_kld.unwrap();
-            prop_assert!(nats <= last * (1.0 + 1e-12), "{} after {}", nats, last);
+            prop_assert!(nats <= last * (1.0 + 1e-9), "{} after {}", nats, last);
             last = nats;
             for other in uniform.iter().filter(|other| other.bytes <= budget) {
-                prop_assert!(nats <= other.predicted_kld.unwrap() * (1.0 + 1e-12));
+                prop_assert!(nats <= other.predicted_kld.unwrap() * (1.0 + 1e-9));
             }
         }
         for other in &uniform {
             let ours = plan(&analysis, Target::Bpw(other.bpw));
             prop_assert!(ours.bpw <= other.bpw * (1.0 + 1e-9));
-            prop_assert!(ours.predicted_kld <= other.predicted_kld);
+            prop_assert!(ours.predicted_kld.unwrap() <= other.predicted_kld.unwrap() * (1.0 + 1e-9));
         }
     }
 
