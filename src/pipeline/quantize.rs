@@ -15,7 +15,7 @@ use crate::forward::StreamOptions;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::kld::Report;
-use crate::plan::{Analysis, Constraints, Plan, Rule, Target, solve};
+use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
@@ -89,6 +89,7 @@ impl Job<'_> {
     /// Runs all steps. The output gets its name only after it has been measured.
     pub fn run(self, progress: &dyn Progress) -> Result<Outcome> {
         let mut clock = Clock::default();
+        self.check_goal()?;
         let Knowledge { analysis, imatrix, provenance } = self.learn(&mut clock, progress)?;
         let mut target = match &self.goal {
             Goal::Target(target) => Some(*target),
@@ -128,13 +129,29 @@ impl Job<'_> {
         unreachable!("the last attempt returns")
     }
 
-    /// Listens, senses and weighs, as far as the goal needs it.
-    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
-        let mut provenance = Provenance {
-            imatrix_name: self.dataset.to_string(),
+    /// Refuses what no plan can meet before anything is measured. The stand-in for the importance matrix makes metadata of
+    /// the very size of the file's.
+    fn check_goal(&self) -> Result<()> {
+        let Goal::Target(target) = &self.goal else { return Ok(()) };
+        let provenance = self.provenance();
+        let unmeasured = Imatrix { datasets: vec![self.dataset.to_string()], ..Default::default() };
+        let imatrix = self.imatrix.as_ref().map_or(&unmeasured, |(imatrix, _)| imatrix);
+        let metadata = output_metadata(self.model, Some(imatrix), &provenance, None);
+        let bare = bare_analysis(self.model, &metadata, "")?;
+        check_budget(&bare, target, &self.constraints, self.types)
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance {
+            imatrix_name: self.imatrix.as_ref().map_or(self.dataset, |(_, name)| name).to_string(),
             calibration_hash: self.calibration.hash.clone(),
             heldout_hash: self.heldout.hash.clone(),
-        };
+        }
+    }
+
+    /// Listens, senses and weighs, as far as the goal needs it.
+    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
+        let mut provenance = self.provenance();
         if !self.goal.needs_importance(&self.constraints.rules) {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
@@ -142,10 +159,7 @@ impl Job<'_> {
             return Ok(Knowledge { analysis, imatrix: None, provenance });
         }
         let imatrix = match &self.imatrix {
-            Some((imatrix, name)) => {
-                provenance.imatrix_name = name.clone();
-                imatrix.clone()
-            }
+            Some((imatrix, _)) => imatrix.clone(),
             None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
         };
         clock.lap("importance");

@@ -14,7 +14,7 @@ pub mod report;
 pub mod solver;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,27 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
     }
 }
 
-fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
+/// Fails if even the smallest plan of these types misses the size or the bits per weight asked for, or if a rule matches
+/// nothing. Sizes need no measurements, so hours of them can be spared: `bare` has none.
+pub fn check_budget(bare: &Analysis, target: &Target, constraints: &Constraints, types: &[GgmlType]) -> Result<()> {
+    constraints.check(bare)?;
+    let mut unmeasured = bare.clone();
+    for tensor in unmeasured.tensors.iter_mut().filter(|tensor| tensor.quantizable) {
+        let types: BTreeSet<GgmlType> = types.iter().copied().chain([tensor.source_type]).collect();
+        let sized = types.into_iter().filter_map(|ty| Some((ty, tensor.bytes_as(ty)?)));
+        tensor.candidates = sized.map(|(ty, bytes)| Candidate { ty, bytes, error: 0.0, predicted: 0.0 }).collect();
+    }
+    match *target {
+        Target::Size(bytes) => size_problem(&unmeasured, constraints, bytes).map(drop),
+        Target::Bpw(bpw) => bpw_problem(&unmeasured, constraints, bpw).map(drop),
+        Target::MaxKld(_) | Target::Type(_) | Target::Pure(_) => Ok(()),
+    }
+}
+
+/// The items, their problem, and the bytes that they may take.
+type Budgeted = (Units, Problem, u64);
+
+fn size_problem(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Budgeted> {
     let units = Units::new(analysis, constraints, analysis::padded)?;
     let problem = Problem::new(&units.choices);
     let base = analysis.base_bytes();
@@ -73,7 +93,12 @@ fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> R
         bytes_text(smallest),
         bytes_text(budget)
     );
-    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    Ok((units, problem, budget - base))
+}
+
+fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
+    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
     let plan = units.plan(analysis, Target::Size(budget), &solution)?;
     if is_largest(&problem, &solution) && plan.bytes < budget {
         log::warn!("the largest plan has {}, less than the budget of {}", bytes_text(plan.bytes), bytes_text(budget));
@@ -81,7 +106,7 @@ fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> R
     Ok(plan)
 }
 
-fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
+fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Budgeted> {
     ensure!(bpw.is_finite() && bpw > 0.0, "bits per weight must be a positive number: `{bpw}`");
     let units = Units::new(analysis, constraints, |bytes| bytes)?;
     let problem = Problem::new(&units.choices);
@@ -95,7 +120,12 @@ fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Resul
         "the smallest possible plan has {:.4} bits per weight but {bpw} were asked for",
         smallest as f64 * 8.0 / elements
     );
-    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    Ok((units, problem, budget - base))
+}
+
+fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
+    let (units, problem, capacity) = bpw_problem(analysis, constraints, bpw)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
     let plan = units.plan(analysis, Target::Bpw(bpw), &solution)?;
     if is_largest(&problem, &solution) && plan.bpw < bpw {
         log::warn!("the largest plan has {:.4} bits per weight, less than the {bpw} asked for", plan.bpw);
