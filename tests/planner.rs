@@ -43,7 +43,7 @@ fn analysis(tensors: Vec<TensorAnalysis>) -> Analysis {
         },
         fixed_bytes: 4096,
         tensors: tensors.into_iter().chain([norm]).collect(),
-        ties: Vec::new(),
+        ..Analysis::default()
     }
 }
 

@@ -33,11 +33,14 @@ const PROBE_TOKENS: usize = 4 << 10;
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
 
+/// Fits a plan made before to the model.
+pub type PlanReader = dyn Fn(&Analysis) -> Result<Plan>;
+
 /// What decides the types.
 pub enum Goal {
     Target(Target),
     /// A plan made before, by name of its file.
-    Plan(Box<dyn Fn(&Analysis) -> Result<Plan>>),
+    Plan(Box<PlanReader>),
 }
 
 impl Goal {

@@ -69,7 +69,7 @@ impl<const WORDS: usize> Sorted<WORDS> {
             halves[1][k] = ternary_half(grid[k] >> 8);
             k += 1;
         }
-        Self::sorted(halves)
+        Self::from_halves(halves)
     }
 
     const fn octal(grid: &[u16; WORDS]) -> Self {
@@ -80,11 +80,11 @@ impl<const WORDS: usize> Sorted<WORDS> {
             halves[1][k] = (grid[k] >> 6) as u8;
             k += 1;
         }
-        Self::sorted(halves)
+        Self::from_halves(halves)
     }
 
     /// Counting sort by first half; equal ones stay in the order of the file.
-    const fn sorted(halves: [[u8; WORDS]; 2]) -> Self {
+    const fn from_halves(halves: [[u8; WORDS]; 2]) -> Self {
         let mut starts = [0; MAX_HALVES + 1];
         let mut k = 0;
         while k < WORDS {
@@ -235,7 +235,7 @@ static TERNARY_LEVELS: [u8; HALF_BITS as usize + 1] = {
     let mut levels = [0; HALF_BITS as usize + 1];
     let mut half = 0;
     while half < MAX_HALVES {
-        levels[half] = (half % 3 | half / 3 % 3 << 2 | half / 9 % 3 << 4 | half / 27 << 6) as u8;
+        levels[half] = ((half % 3) | ((half / 3 % 3) << 2) | ((half / 9 % 3) << 4) | ((half / 27) << 6)) as u8;
         half += 1;
     }
     levels

@@ -112,6 +112,7 @@ impl<'a, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a, F, N, G
 }
 
 impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCoder<'_, F, N, GROUPS> {
+    #[expect(clippy::manual_checked_ops, reason = "the parity is a constant: 0 is another kind of grid")]
     #[inline(always)]
     fn code(&self, scale: &Lanes) -> Trial<GROUPS> {
         let mut trial = Trial { cost: ZERO, squares: ZERO, words: [[0; LANES]; GROUPS] };
