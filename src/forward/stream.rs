@@ -22,11 +22,13 @@ pub struct StreamOptions {
     pub batch_tokens: usize,
     /// Bytes of hidden states kept on the device; more go to disk.
     pub hidden_budget: usize,
+    /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
+    pub logits_tile_bytes: usize,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        StreamOptions { batch_tokens: 2048, hidden_budget: 1 << 30 }
+        StreamOptions { batch_tokens: 2048, hidden_budget: 1 << 30, logits_tile_bytes: 32 << 20 }
     }
 }
 
