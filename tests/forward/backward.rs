@@ -142,13 +142,13 @@ fn check(device: &Device, cases: &[&str], bound: f64) {
 
 #[test]
 fn the_cpu_finds_the_gradients_of_transformers() {
-    check(&Device::cpu(), &CASES, 1e-3);
+    check(&Device::cpu(), &CASES, 2e-4);
 }
 
 #[test]
 fn a_gpu_finds_the_gradients_of_transformers() {
     let Some(device) = common::gpu() else { return };
-    check(device, &["tiny-qwen3", "llama-bias", "llama-tied", "mistral-window"], 1e-3);
+    check(device, &["tiny-qwen3", "llama-bias", "llama-tied", "mistral-window"], 2e-4);
 }
 
 #[test]
@@ -229,15 +229,16 @@ fn labels_follow_the_model_s_distribution() {
     let (model, device, tokens) = (golden.open(), Device::cpu(), random_tokens());
     let stream = Stream::new(&device, &model, &tokens, 32, StreamOptions::default()).unwrap();
     let logits = stream.logits(&model, 0..32, &Silent).unwrap();
-    let mut expected = vec![0f64; 320];
+    let (seeds, count) = (16, tokens.len() as f64);
+    let (mut expected, mut variance) = (vec![0f64; 320], vec![0f64; 320]);
     for row in logits.chunks_exact(320) {
         let lse = log_sum_exp(row);
-        for (sum, logit) in expected.iter_mut().zip(row) {
+        for (id, logit) in row.iter().enumerate() {
             let p = (f64::from(*logit) - lse).exp();
-            *sum += p * (1.0 - p) / tokens.len() as f64;
+            expected[id] += p * (1.0 - p) / count;
+            variance[id] += p * (1.0 - p) * (1.0 - 2.0 * p).powi(2) / (count * count * seeds as f64);
         }
     }
-    let seeds = 16;
     let mut found = vec![0f64; 320];
     for seed in 0..seeds {
         let (imatrix, sensitivities) = sense(&stream, seed);
@@ -248,9 +249,11 @@ fn labels_follow_the_model_s_distribution() {
     let (all, wanted) = (found.iter().sum::<f64>(), expected.iter().sum::<f64>());
     println!("sum of E[(p - y)^2]: {all:.5}, expected {wanted:.5}");
     assert!((all / wanted - 1.0).abs() <= 0.01);
-    let deviation: f64 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
-    let norm: f64 = expected.iter().map(|b| b * b).sum::<f64>().sqrt();
-    assert!(deviation / norm <= 0.05, "{}", deviation / norm);
+    // A mean of 320 squared normal numbers: 1 +- 0.08.
+    let rows = found.iter().zip(&expected).zip(&variance);
+    let spread = rows.map(|((found, expected), variance)| (found - expected).powi(2) / variance).sum::<f64>() / 320.0;
+    println!("squared deviations over their variance: {spread:.3}");
+    assert!((0.7..1.3).contains(&spread), "{spread}");
 }
 
 /// Small random errors in one tensor cost about what its factors say.

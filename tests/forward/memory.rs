@@ -7,8 +7,10 @@ use dq_gpu::progress::Silent;
 use crate::common;
 use crate::golden::{Golden, logits_of, relative_difference};
 
-/// 12 sequences of 16 tokens.
+/// 12 sequences of this many tokens.
 const SEQ_LEN: usize = 16;
+/// Products of other shapes add up in another order on the CPU; that is as much as f32 costs in the reference.
+const BATCHES: f64 = 4e-6;
 
 fn tokens(golden: &Golden) -> Vec<u32> {
     golden.tokens().repeat(2)
@@ -21,32 +23,33 @@ fn with(device: &Device, case: &str, options: StreamOptions) -> Vec<f32> {
 }
 
 /// Runs a case with the default memory and with `other`, on every device.
-fn check(what: &str, other: StreamOptions) {
+fn check(what: &str, other: StreamOptions, bound: f64) {
     for device in common::devices() {
         for case in ["llama-bias", "mistral-window", "llama-tied"] {
             let usual = with(&device, case, StreamOptions::default());
             let difference = relative_difference(&usual, &with(&device, case, other));
             println!("{what}, {case}, {}: {difference:.1e}", device.name());
-            assert!(difference <= 1e-6, "{what}, {case}: {difference:.1e}");
+            assert!(difference <= bound, "{what}, {case}: {difference:.1e}");
         }
     }
 }
 
 #[test]
 fn batches_of_any_size_give_the_same_logits() {
-    check("one sequence a batch", StreamOptions { batch_tokens: 1, ..StreamOptions::default() });
-    check("a smaller last batch", StreamOptions { batch_tokens: 5 * SEQ_LEN, ..StreamOptions::default() });
+    check("one sequence a batch", StreamOptions { batch_tokens: 1, ..StreamOptions::default() }, BATCHES);
+    check("a smaller last batch", StreamOptions { batch_tokens: 5 * SEQ_LEN, ..StreamOptions::default() }, BATCHES);
 }
 
 #[test]
 fn hidden_states_on_disk_give_the_same_logits() {
-    check("spilled", StreamOptions { batch_tokens: 48, hidden_budget: 0, ..StreamOptions::default() });
+    check("spilled", StreamOptions { hidden_budget: 0, ..StreamOptions::default() }, 0.0);
+    check("spilled", StreamOptions { batch_tokens: 48, hidden_budget: 0, ..StreamOptions::default() }, BATCHES);
 }
 
 #[test]
 fn vocabulary_tiles_of_any_size_give_the_same_logits() {
-    check("a row a tile", StreamOptions { logits_tile_bytes: 1, ..StreamOptions::default() });
-    check("uneven tiles", StreamOptions { logits_tile_bytes: 192 * 4 * 37, ..StreamOptions::default() });
+    check("a row a tile", StreamOptions { logits_tile_bytes: 1, ..StreamOptions::default() }, 1e-6);
+    check("uneven tiles", StreamOptions { logits_tile_bytes: 192 * 4 * 37, ..StreamOptions::default() }, 1e-6);
 }
 
 #[test]
