@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod quant;
+pub mod rounding;
 pub mod sensitivity;
 pub mod source;
 pub mod tokenizer;

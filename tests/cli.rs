@@ -167,6 +167,30 @@ fn inspect_shows_safetensors() {
 }
 
 #[test]
+fn inspect_shows_importance_matrices_of_both_formats() {
+    use dq_gpu::imatrix::{Entry, Imatrix};
+    let folder = tempfile::tempdir().unwrap();
+    let entry = Entry { sum2: vec![1.0, 2.0, 3.0], sum: None, counts: vec![1024.0] };
+    let entries = [("blk.0.attn_q.weight".to_owned(), entry)].into();
+    let imatrix =
+        Imatrix { entries, datasets: vec!["book".into()], chunk_count: 2, chunk_size: 512, ..Default::default() };
+    let (gguf, dat) = (folder.path().join("a.gguf"), folder.path().join("a.dat"));
+    imatrix.write_gguf(&gguf).unwrap();
+    imatrix.write_dat(&dat).unwrap();
+    for file in [&gguf, &dat] {
+        dq_gpu(&["inspect", text(file)]).assert().success().stdout(contains("blk.0.attn_q.weight        3"));
+        let output = dq_gpu(&["inspect", text(file), "--json"]).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&json["chunks"], &json["datasets"][0]), (&2.into(), &"book".into()));
+        assert_eq!(json["tensors"][0]["columns"], 3);
+    }
+    // adding a file to itself doubles the text
+    let (both, gguf) = (folder.path().join("both.gguf"), text(&gguf));
+    dq_gpu(&["imatrix", "--merge", gguf, gguf, "-o", text(&both)]).assert().success().stdout(contains("4 chunks"));
+    assert_eq!(Imatrix::read(&both).unwrap().entries["blk.0.attn_q.weight"].counts, [2048.0]);
+}
+
+#[test]
 fn devices_always_has_a_choice() {
     let output = dq_gpu(&["devices", "--json"]).output().unwrap();
     assert!(output.status.success());
@@ -174,6 +198,75 @@ fn devices_always_has_a_choice() {
     let chosen = json["devices"].as_array().unwrap().iter().filter(|device| device["chosen"] == true);
     assert_eq!(chosen.count(), 1);
     dq_gpu(&["devices"]).assert().success().stdout(contains("CPU").and(contains("why")));
+}
+
+/// A copy of the sample model that may be damaged.
+fn sample_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir("models/tiny-llama").unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+/// What `quantize` says of the sample model after `damage`.
+fn damaged(damage: impl Fn(&Path), part: &str) {
+    let (model, out) = (sample_model(), tempfile::tempdir().unwrap());
+    damage(model.path());
+    let output = out.path().join("out.gguf");
+    let args = ["--pure", "Q4_K", "--chunks", "1", "--device", "cpu", "--quiet", "-o", text(&output)];
+    fails_with(&[&["quantize", text(model.path())][..], &args].concat(), part);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+}
+
+fn replace(file: &Path, old: &str, new: &str) {
+    let content = fs::read_to_string(file).unwrap();
+    assert!(content.contains(old), "no `{old}` in {}", file.display());
+    fs::write(file, content.replace(old, new)).unwrap();
+}
+
+#[test]
+fn damaged_models_are_told_what_is_wrong() {
+    damaged(|model| fs::remove_file(model.join("config.json")).unwrap(), "no config.json");
+    damaged(|model| fs::remove_file(model.join("tokenizer.json")).unwrap(), "neither tokenizer.json nor");
+    damaged(|model| replace(&model.join("config.json"), "LlamaForCausalLM", "MambaForCausalLM"), "`MambaForCausalLM`");
+    damaged(|model| replace(&model.join("config.json"), "\"hidden_size\": 256", "\"hidden_size\": 128"), "shape");
+    damaged(
+        |model| {
+            let file = fs::File::options().write(true).open(model.join("model.safetensors")).unwrap();
+            file.set_len(file.metadata().unwrap().len() - 100).unwrap();
+        },
+        "model.safetensors",
+    );
+    damaged(
+        |model| {
+            fs::remove_file(model.join("model.safetensors")).unwrap();
+            let index = r#"{"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}"#;
+            fs::write(model.join("model.safetensors.index.json"), index).unwrap();
+        },
+        "model-00001-of-00002.safetensors",
+    );
+    damaged(
+        |model| {
+            let path = model.join("model.safetensors");
+            let mut content = fs::read(&path).unwrap();
+            let end = content.len();
+            // a NaN in BF16
+            content[end - 2..].copy_from_slice(&[0xc0, 0x7f]);
+            fs::write(path, content).unwrap();
+        },
+        "NaN",
+    );
+}
+
+#[test]
+fn empty_calibration_text_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (empty, output) = (folder.path().join("empty.txt"), folder.path().join("out.gguf"));
+    fs::write(&empty, " \n").unwrap();
+    let args = ["imatrix", "models/tiny-llama", "--device", "cpu", "--calibration", text(&empty), "-o", text(&output)];
+    fails_with(&args, "there is no calibration text in");
 }
 
 /// Work that is stopped ends with 130 and leaves nothing behind.
@@ -185,7 +278,7 @@ fn ctrl_c_is_clean() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_dq-gpu"))
-        .args(["quantize", "models/tiny-llama", "--bpw", "4.5", "--device", "cpu", "-o"])
+        .args(["quantize", "models/tiny-llama", "--bpw", "4.5", "--chunks", "32", "--device", "cpu", "-o"])
         .arg(folder.path().join("out.gguf"))
         .stderr(Stdio::piped())
         .spawn()

@@ -203,6 +203,15 @@ fn what_is_never_quantized() {
 }
 
 #[test]
+fn shapes_come_from_metadata() {
+    let keys = BTreeMap::from([("qwen3.block_count", 28), ("qwen3.attention.head_count", 16)]);
+    let shape = ModelShape::from_keys("qwen3", |key| keys.get(key).copied()).unwrap();
+    assert_eq!((shape.block_count, shape.head_count, shape.head_count_kv, shape.expert_count), (28, 16, 16, 0));
+    let error = ModelShape::from_keys("llama", |key| keys.get(key).copied()).unwrap_err().to_string();
+    assert!(error.contains("`llama.block_count`"), "{error}");
+}
+
+#[test]
 fn names_and_ids() {
     assert_eq!("q4_k".parse::<Ftype>().unwrap(), Ftype::Q4_K_M);
     assert_eq!("Q3_K".parse::<Ftype>().unwrap().id(), 12);

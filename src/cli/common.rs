@@ -38,8 +38,9 @@ pub struct DeviceArgs {
     /// auto, cpu, gpu, or the index or a part of the name of an adapter (see `dq-gpu devices`)
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
-    /// Memory for the states of the text between layers; if they need more they go to disk
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
+    /// Memory for the states of the text, besides the weights of one layer: with less of it fewer sequences pass a layer
+    /// together, and the states between layers go to disk
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = size::parse)]
     pub memory: u64,
 }
 
@@ -53,8 +54,7 @@ impl DeviceArgs {
 
     /// How a pass through the model may use memory.
     pub fn memory(&self) -> StreamOptions {
-        let hidden_budget = usize::try_from(self.memory).unwrap_or(usize::MAX);
-        StreamOptions { hidden_budget, ..StreamOptions::default() }
+        StreamOptions::within(usize::try_from(self.memory).unwrap_or(usize::MAX))
     }
 }
 

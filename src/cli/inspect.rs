@@ -11,9 +11,10 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::Global;
-use super::output::{self, Report, line};
+use super::output::{self, Report, chunks_of, line};
 use super::table::{Align, Table, bytes, grouped};
 use crate::gguf::{Array, GgufFile, Metadata, Summary, Value};
+use crate::imatrix::Imatrix;
 use crate::quant::GgmlType;
 
 const EXAMPLES: &str = "\
@@ -39,10 +40,20 @@ const SHOWN_CHARS: usize = 80;
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<()> {
     match magic(&args.file)? {
-        [b'G', b'G', b'U', b'F', ..] => output::print(global, &GgufReport::new(&GgufFile::open(&args.file)?)),
+        [b'G', b'G', b'U', b'F', ..] => {
+            let gguf = GgufFile::open(&args.file)?;
+            match gguf.metadata.str("general.type") {
+                Some("imatrix") => output::print(global, &imatrix_report(&args.file, "imatrix (GGUF)")?),
+                _ => output::print(global, &GgufReport::new(&gguf)),
+            }
+        }
         // eight bytes of length, then JSON
         [.., b'{'] => output::print(global, &safetensors_report(&args.file)?),
-        _ => bail!("neither a GGUF nor a safetensors file: `{}`", args.file.display()),
+        // the legacy format has no mark of its own
+        _ if args.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dat")) => {
+            output::print(global, &imatrix_report(&args.file, "imatrix (legacy)")?)
+        }
+        _ => bail!("neither a GGUF nor a safetensors file nor an importance matrix: `{}`", args.file.display()),
     }
 }
 
@@ -102,6 +113,75 @@ impl Report for GgufReport {
         if let Some(first) = self.fallbacks.first() {
             let count = self.fallbacks.len();
             line(&mut text, "narrow rows", &format!("{count} tensors fit no 256-weight blocks, the first is {first}"));
+        }
+        text
+    }
+}
+
+#[derive(Serialize)]
+struct ImatrixContents {
+    file: PathBuf,
+    format: &'static str,
+    chunks: u32,
+    /// Tokens per chunk; 0 where a legacy file does not say.
+    chunk_size: u32,
+    datasets: Vec<String>,
+    tensors: Vec<Heard>,
+}
+
+/// The statistics of one weight tensor.
+#[derive(Serialize)]
+struct Heard {
+    name: String,
+    columns: usize,
+    /// More than one for experts.
+    matrices: usize,
+    /// Tokens that the least and the most used matrix saw (chunks in a legacy file).
+    seen: (f64, f64),
+    /// Whether the means of activations are there beside their mean squares.
+    means: bool,
+}
+
+fn imatrix_report(path: &Path, format: &'static str) -> Result<ImatrixContents> {
+    let imatrix = Imatrix::read(path)?;
+    let tensors = imatrix.entries.into_iter().map(|(name, entry)| Heard {
+        name,
+        columns: entry.cols(),
+        matrices: entry.counts.len(),
+        seen: entry.counts.iter().fold((f64::MAX, 0.0), |(least, most), &count| (count.min(least), count.max(most))),
+        means: entry.sum.is_some(),
+    });
+    Ok(ImatrixContents {
+        file: path.to_owned(),
+        format,
+        chunks: imatrix.chunk_count,
+        chunk_size: imatrix.chunk_size,
+        datasets: imatrix.datasets,
+        tensors: tensors.collect(),
+    })
+}
+
+impl Report for ImatrixContents {
+    fn human(&self) -> String {
+        let right = |title| (title, Align::Right);
+        let seen = if self.chunk_size == 0 { "chunks seen" } else { "tokens seen" };
+        let titles = [("tensor", Align::Left), right("columns"), right("matrices"), right(seen), right("means")];
+        let mut table = Table::new(&titles);
+        for tensor in &self.tensors {
+            let seen = match tensor.seen {
+                (least, most) if least == most => grouped(most as u64),
+                (least, most) => format!("{} to {}", grouped(least as u64), grouped(most as u64)),
+            };
+            let means = if tensor.means { "yes" } else { "no" };
+            let (columns, matrices) = (grouped(tensor.columns as u64), tensor.matrices.to_string());
+            table.row([tensor.name.clone(), columns, matrices, seen, means.to_owned()]);
+        }
+        let mut text = format!("{table}\n");
+        line(&mut text, "file", &self.file.display().to_string());
+        line(&mut text, "format", self.format);
+        line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
+        for dataset in &self.datasets {
+            line(&mut text, "dataset", dataset);
         }
         text
     }
@@ -255,6 +335,9 @@ fn metadata_lines(metadata: &Map<String, Json>) -> String {
     for (key, value) in metadata {
         let text = match value {
             Json::String(text) => text.lines().collect::<Vec<_>>().join(" "),
+            Json::Object(array) => {
+                format!("{} values of type {}", array["length"], array["type"].as_str().unwrap_or("?"))
+            }
             other => other.to_string(),
         };
         let mut shown: String = text.chars().take(SHOWN_CHARS).collect();
@@ -279,7 +362,8 @@ fn json_value(value: &Value) -> Json {
         Value::I16(v) => json!(v),
         Value::U32(v) => json!(v),
         Value::I32(v) => json!(v),
-        Value::F32(v) => json!(v),
+        // the shortest decimal that gives this f32, not its digits as an f64
+        Value::F32(v) => json!(v.to_string().parse::<f64>().ok()),
         Value::Bool(v) => json!(v),
         Value::String(v) => json!(v),
         Value::U64(v) => json!(v),

@@ -128,13 +128,9 @@ pub struct ImatrixReport {
 impl Report for ImatrixReport {
     fn human(&self) -> String {
         let mut text = String::new();
-        if !self.seconds.is_empty() {
-            text = format!("{}\n", steps_table(&self.seconds));
-        }
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
-        let of = if self.chunk_size == 0 { String::new() } else { format!(" of {} tokens", self.chunk_size) };
-        line(&mut text, "text", &format!("{} chunks{of}", grouped(self.chunks.into())));
+        line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
         for dataset in &self.datasets {
             line(&mut text, "dataset", dataset);
         }
@@ -162,7 +158,7 @@ pub struct AnalyzeReport {
 
 impl Report for AnalyzeReport {
     fn human(&self) -> String {
-        let mut text = format!("{}\n", steps_table(&self.seconds));
+        let mut text = String::new();
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "tensors", &grouped(self.tensors as u64));
         line(&mut text, "types", &self.types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(" "));
@@ -225,14 +221,20 @@ pub(super) fn line(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<16}{value}");
 }
 
-pub(super) fn size_and_bpw(size: u64, bpw: f64) -> String {
+/// How much text; `size` is 0 where a legacy file does not say.
+pub(super) fn chunks_of(chunks: u32, size: u32) -> String {
+    let of = if size == 0 { String::new() } else { format!(" of {size} tokens") };
+    format!("{} chunks{of}", grouped(chunks.into()))
+}
+
+fn size_and_bpw(size: u64, bpw: f64) -> String {
     format!("{} bytes ({}), {bpw:.3} bits per weight", grouped(size), bytes(size))
 }
 
 /// Four digits that count, however small the number.
 fn nats(kld: f64) -> String {
     match kld.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size < 1e-4 => format!("{kld:.3e}"),
         size if size < 0.1 => format!("{kld:.6}"),
         _ => format!("{kld:.4}"),

@@ -67,17 +67,19 @@ impl Bars {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A line on stderr that is not part of a bar.
+    fn note(&self, line: &str) {
+        if self.style != Style::Silent {
+            self.multi.suspend(|| eprintln!("{line}"));
+        }
+    }
+
     fn finish(&self, state: &mut State) {
         let Some(step) = state.current.take() else { return };
         let seconds = step.start.elapsed().as_secs_f64();
         step.bar.finish_and_clear();
         let line = format!("{:<34} {seconds:>9.2} s", step.name);
-        match self.style {
-            Style::Silent => {}
-            Style::Lines => eprintln!("{line}"),
-            // a terminal that went away is no reason to stop the work
-            Style::Bars => drop(self.multi.println(line)),
-        }
+        self.note(&line);
         match state.done.iter_mut().find(|done| done.step == step.name) {
             Some(done) => done.seconds += seconds,
             None => state.done.push(StepTime { step: step.name, seconds }),
@@ -117,10 +119,14 @@ impl Progress for Bars {
 }
 
 impl Drop for Bars {
-    /// Work that failed leaves no half-drawn bar above its error.
+    /// Work that failed leaves no half-drawn bar above its error; an empty line parts progress and result.
     fn drop(&mut self) {
-        if let Some(step) = self.state().current.take() {
+        let mut state = self.state();
+        let unfinished = state.current.take();
+        if let Some(step) = &unfinished {
             step.bar.finish_and_clear();
+        } else if !state.done.is_empty() {
+            self.note("");
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::store::HiddenStates;
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
-use super::weights::{WeightSource, load_vector, tensor};
+use super::weights::{WeightSource, load_vector, tensor, upload};
 use crate::device::{Buffer, Device};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::matmul::matmul;
@@ -127,7 +127,7 @@ impl<'a> OutputTiles<'a> {
     pub(super) fn load(&self, rows: Range<usize>) -> Result<Weight> {
         let row_bytes = self.ty.bytes_for(self.cols as u64) as usize;
         let bytes = &self.bytes[rows.start * row_bytes..rows.end * row_bytes];
-        Weight::upload(self.device, self.name, self.ty, rows.len(), self.cols, bytes)
+        upload(self.device, self.name, self.ty, rows.len(), self.cols, bytes)
     }
 }
 

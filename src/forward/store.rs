@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -50,6 +51,15 @@ impl HiddenStates {
     }
 }
 
+/// Where activations go: `TMPDIR` if it is set. Else, on Unix, `/var/tmp`, since `/tmp` is kept in memory on many systems.
+fn spill_folder() -> PathBuf {
+    let large = Path::new("/var/tmp");
+    if cfg!(unix) && std::env::var_os("TMPDIR").is_none() && large.is_dir() {
+        return large.to_owned();
+    }
+    std::env::temp_dir()
+}
+
 /// Records of fixed places in an unnamed temporary file: nothing stays behind, whatever happens.
 pub struct SpillFile {
     file: File,
@@ -59,8 +69,8 @@ pub struct SpillFile {
 impl SpillFile {
     /// One record for each size in bytes.
     pub fn new(bytes: &[usize]) -> Result<Self> {
-        let file = tempfile::tempfile().with_context(|| {
-            format!("cannot create a temporary file for activations in `{}`", std::env::temp_dir().display())
+        let file = tempfile::tempfile_in(spill_folder()).with_context(|| {
+            format!("cannot create a temporary file for activations in `{}`", spill_folder().display())
         })?;
         let offsets = bytes
             .iter()
@@ -75,14 +85,14 @@ impl SpillFile {
 
     pub fn write(&mut self, record: usize, bytes: &[u8]) -> Result<()> {
         let result = self.file.seek(SeekFrom::Start(self.offsets[record])).and_then(|_| self.file.write_all(bytes));
-        result.with_context(|| format!("cannot write activations to `{}`", std::env::temp_dir().display()))
+        result.with_context(|| format!("cannot write activations to `{}`", spill_folder().display()))
     }
 
     pub fn read(&mut self, record: usize, size: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; size];
         let result =
             self.file.seek(SeekFrom::Start(self.offsets[record])).and_then(|_| self.file.read_exact(&mut bytes));
-        result.with_context(|| format!("cannot read activations from `{}`", std::env::temp_dir().display()))?;
+        result.with_context(|| format!("cannot read activations from `{}`", spill_folder().display()))?;
         Ok(bytes)
     }
 }

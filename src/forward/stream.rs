@@ -1,5 +1,6 @@
 //! The streamed pass: embed, then layer after layer, each with all batches of tokens.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -9,7 +10,7 @@ use super::layer::{Activation, BatchContext, run_layer};
 use super::store::{HiddenStates, SpillFile};
 use super::tap::Tap;
 use super::weights::{LayerWeights, WeightSource, tensor};
-use crate::arch::graph::Op;
+use crate::arch::graph::{Op, Slot};
 use crate::device::{Buffer, Device};
 use crate::progress::Progress;
 use crate::quant;
@@ -20,16 +21,50 @@ use crate::source::Model;
 pub struct StreamOptions {
     /// Most tokens that pass a layer together.
     pub batch_tokens: usize,
-    /// Bytes of hidden states kept on the device; more go to disk.
+    /// Bytes of each set of hidden states kept on the device; if it needs more it goes to disk.
     pub hidden_budget: usize,
+    /// Bytes of activations inside a layer: it sets how many sequences pass together, one at least.
+    pub activation_budget: usize,
     /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
     pub logits_tile_bytes: usize,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        StreamOptions { batch_tokens: 2048, hidden_budget: 1 << 30, logits_tile_bytes: 32 << 20 }
+        StreamOptions {
+            batch_tokens: 2048,
+            hidden_budget: 512 << 20,
+            activation_budget: 1 << 30,
+            logits_tile_bytes: 32 << 20,
+        }
     }
+}
+
+impl StreamOptions {
+    /// Keeps the states of the text within `bytes`: half inside a layer, and two sets between layers at a time.
+    pub fn within(bytes: usize) -> Self {
+        StreamOptions { hidden_budget: bytes / 4, activation_budget: bytes / 2, ..StreamOptions::default() }
+    }
+}
+
+/// Bytes of activations that a token needs in a layer at most: in the reverse sweep, which keeps every value, its gradient
+/// and the states around the layer.
+fn activation_bytes(model: &Model, layer: usize) -> usize {
+    let hidden = model.hparams.n_embd;
+    let mut widths = BTreeMap::from([(Slot::Hidden, hidden)]);
+    let mut values = 0;
+    for op in model.family.layer(&model.hparams, layer, &|name| model.has_tensor(name)) {
+        let (dst, width) = match &op {
+            Op::RmsNorm { src, dst, .. } => (dst, widths[src]),
+            Op::Linear { dst, weight, .. } => (dst, model.tensor(weight).map_or(0, |tensor| tensor.rows)),
+            Op::Attention { q, dst, .. } => (dst, widths[q]),
+            Op::SwiGlu { gate, dst, .. } => (dst, widths[gate]),
+            Op::Rope { .. } => continue,
+        };
+        widths.insert(*dst, width);
+        values += width;
+    }
+    (2 * values + 3 * hidden) * size_of::<f32>()
 }
 
 /// A model, a device and the tokens that go through: chunks of `seq_len` tokens, each its own sequence from position 0.
@@ -60,12 +95,39 @@ impl<'a> Stream<'a> {
         let widest = model.tensors.iter().filter(|t| t.name.starts_with("blk.")).map(|t| t.rows.max(t.cols)).max();
         let fitting = device.max_binding_bytes() / (widest.unwrap_or(1) * size_of::<f32>());
         ensure!(fitting >= seq_len, "--ctx {seq_len}: one sequence does not fit the device's largest binding");
-        let per_batch = (options.batch_tokens.min(fitting) / seq_len).max(1);
+        let per_token = (0..model.hparams.n_layer).map(|layer| activation_bytes(model, layer)).max().unwrap_or(0);
+        ensure!(
+            options.activation_budget >= per_token * seq_len,
+            "--memory: activations of one sequence of {seq_len} tokens take {} MiB, half of the memory, so the least is: `{}MiB`",
+            (per_token * seq_len).div_ceil(1 << 20),
+            (2 * per_token * seq_len).div_ceil(1 << 20)
+        );
+        let within_memory = options.activation_budget / per_token.max(1);
+        let per_batch = (options.batch_tokens.min(fitting).min(within_memory) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
         let rope_table =
             device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
+    }
+
+    /// Two models on the same tokens in the same batches, as [`diverge`](super::diverge) needs them: those that fit both.
+    pub fn pair(
+        device: &'a Device,
+        models: [&'a Model; 2],
+        tokens: &'a [u32],
+        seq_len: usize,
+        options: StreamOptions,
+    ) -> Result<[Self; 2]> {
+        let [left, right] = models;
+        let stream = |model, options| Stream::new(device, model, tokens, seq_len, options);
+        let (first, second) = (stream(left, options)?, stream(right, options)?);
+        if first.batches == second.batches {
+            return Ok([first, second]);
+        }
+        let batch_tokens = first.batch_tokens(0).len().min(second.batch_tokens(0).len());
+        let options = StreamOptions { batch_tokens, ..options };
+        Ok([stream(left, options)?, stream(right, options)?])
     }
 
     /// Tokens in all.

@@ -42,8 +42,7 @@ pub fn prove(
     ensure!(chunks.ctx >= 4, "--ctx: at least 4 tokens are needed to compare predictions, found: `{}`", chunks.ctx);
     same_vocabulary(base, quant)?;
     let scored = scoring.positions(chunks.ctx);
-    let left = Stream::new(device, base, &chunks.tokens, chunks.ctx, memory)?;
-    let right = Stream::new(device, quant, &chunks.tokens, chunks.ctx, memory)?;
+    let [left, right] = Stream::pair(device, [base, quant], &chunks.tokens, chunks.ctx, memory)?;
     let left = Side { stream: &left, weights: base }.run(scored.clone(), "running the original", progress)?;
     let right = Side { stream: &right, weights: quant }.run(scored.clone(), "running the quantized", progress)?;
     diverge(&left, &right, scored, progress)

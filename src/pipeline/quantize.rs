@@ -15,7 +15,7 @@ use crate::forward::StreamOptions;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::kld::Report;
-use crate::plan::{Analysis, Constraints, Plan, Target, solve};
+use crate::plan::{Analysis, Constraints, Plan, Rule, Target, solve};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
@@ -23,6 +23,9 @@ use crate::source::Model;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
+
+/// Tokens behind the second moments with which errors are weighed.
+const HESSIAN_TOKENS: usize = 24 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
@@ -38,6 +41,11 @@ impl Goal {
     /// Whether errors and sensitivities must be known, or names and shapes are enough.
     fn needs_analysis(&self) -> bool {
         matches!(self, Goal::Target(Target::Size(_) | Target::Bpw(_) | Target::MaxKld(_)))
+    }
+
+    /// Whether anything is encoded by importance. Plain floats are not: they are conversions.
+    fn needs_importance(&self, rules: &[Rule]) -> bool {
+        !matches!(self, Goal::Target(Target::Pure(ty)) if !ty.is_quantized() && rules.is_empty())
     }
 }
 
@@ -72,7 +80,8 @@ pub struct Outcome {
 /// Errors, sensitivities and importance, as far as a goal needs them.
 pub struct Knowledge {
     pub analysis: Analysis,
-    pub imatrix: Imatrix,
+    /// None where the goal has no use for it.
+    pub imatrix: Option<Imatrix>,
     pub provenance: Provenance,
 }
 
@@ -92,8 +101,8 @@ impl Job<'_> {
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
-            let metadata = output_metadata(self.model, Some(&imatrix), &provenance, Some(&plan));
-            let written = write(self.device, self.model, &plan, Some(&imatrix), &metadata, self.output, progress)?;
+            let metadata = output_metadata(self.model, imatrix.as_ref(), &provenance, Some(&plan));
+            let written = write(self.device, self.model, &plan, imatrix.as_ref(), &metadata, self.output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;
@@ -126,6 +135,12 @@ impl Job<'_> {
             calibration_hash: self.calibration.hash.clone(),
             heldout_hash: self.heldout.hash.clone(),
         };
+        if !self.goal.needs_importance(&self.constraints.rules) {
+            provenance.calibration_hash.clear();
+            let metadata = output_metadata(self.model, None, &provenance, None);
+            let analysis = bare_analysis(self.model, &metadata, "")?;
+            return Ok(Knowledge { analysis, imatrix: None, provenance });
+        }
         let imatrix = match &self.imatrix {
             Some((imatrix, name)) => {
                 provenance.imatrix_name = name.clone();
@@ -137,7 +152,7 @@ impl Job<'_> {
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
         if !self.goal.needs_analysis() {
             let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-            return Ok(Knowledge { analysis, imatrix, provenance });
+            return Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance });
         }
         let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
@@ -150,11 +165,13 @@ impl Job<'_> {
             sensitivities: &sensitivities,
             calibration_hash: &self.calibration.hash,
             types: self.types,
+            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
+            memory: self.memory,
             metadata: &metadata,
         };
         let analysis = analyze(self.device, &inputs, progress)?;
         clock.lap("weigh");
-        Ok(Knowledge { analysis, imatrix, provenance })
+        Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
     }
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {

@@ -7,12 +7,19 @@
 use super::hull::Front;
 use super::solver::State;
 
-/// Partial solutions kept per item. Real models need far fewer; beyond it the result may miss the optimum by a hair.
+/// Partial solutions kept in all, spread over the items in doubt. Real models need far fewer; beyond it the result may miss
+/// the optimum by a hair.
+const WORK: usize = 1 << 21;
+
+/// Partial solutions kept per item at most.
 const MAX_STATES: usize = 4096;
+
+/// A gap of this share of the cost is as good as none: measured costs are never this exact.
+const NEGLIGIBLE: f64 = 1e-9;
 
 /// A choice that a better solution could hold, relative to the item's choice of least regret.
 #[derive(Clone, Copy)]
-struct Option_ {
+struct Alternative {
     pick: usize,
     bytes: i64,
     regret: f64,
@@ -36,35 +43,51 @@ struct Decision {
 
 const ROOT: u32 = u32::MAX;
 
+/// Cost of a choice plus the price of its bytes. They count from the smallest choice, so that large sizes cost no precision.
+fn reduced(front: &Front, pick: usize, price: f64) -> f64 {
+    let choice = front.choices[pick];
+    choice.cost + price * (choice.bytes - front.smallest().bytes) as f64
+}
+
+/// Every item at its choice of least regret, and the bytes of `capacity` that this leaves.
+fn base(fronts: &[Front], capacity: u64, price: f64) -> (State, i64) {
+    let least = |front: &Front| {
+        (0..front.choices.len())
+            .min_by(|&a, &b| reduced(front, a, price).total_cmp(&reduced(front, b, price)))
+            .expect("a front is never empty")
+    };
+    let base = State::new(fronts, fronts.iter().map(least).collect());
+    let free = capacity as i64 - base.bytes as i64;
+    (base, free)
+}
+
+/// No solution within `capacity` costs less than this, whatever the price (0 or more).
+pub(super) fn bound(fronts: &[Front], capacity: u64, price: f64) -> f64 {
+    let (base, free) = base(fronts, capacity, price);
+    base.cost - price * free as f64
+}
+
 /// Replaces `incumbent` by a cheaper solution within `capacity` if there is one.
 pub(super) fn close(fronts: &[Front], capacity: u64, price: f64, incumbent: &mut State) {
-    let mut base = vec![0; fronts.len()];
-    let mut options: Vec<(usize, Vec<Option_>)> = Vec::new();
-    let reduced = |item: usize, pick: usize| {
-        let choice = fronts[item].choices[pick];
-        // Bytes count from the smallest choice, so that large sizes cost no precision.
-        choice.cost + price * (choice.bytes - fronts[item].smallest().bytes) as f64
-    };
-    for (item, front) in fronts.iter().enumerate() {
-        base[item] = (0..front.choices.len())
-            .min_by(|&a, &b| reduced(item, a).total_cmp(&reduced(item, b)))
-            .expect("a front is never empty");
-    }
-    let base = State::new(fronts, base);
-    let free = capacity as i64 - base.bytes as i64;
-    // cost(solution) = base.cost + sum of regrets - price * (bytes - base.bytes), hence with unused = free - extra bytes:
+    let mut options: Vec<(usize, Vec<Alternative>)> = Vec::new();
+    let (base, free) = base(fronts, capacity, price);
+    // cost(solution) = base.cost + its regrets - price * (its bytes - base.bytes) = bound + its regrets + price * unused bytes
     let bound = base.cost - price * free as f64;
     let mut limit = incumbent.cost - bound;
-    if limit <= 1e-12 * incumbent.cost.abs() {
+    if limit <= NEGLIGIBLE * incumbent.cost.abs() {
         return;
     }
     for (item, front) in fronts.iter().enumerate() {
         let at_base = base.picks[item];
-        let survivors: Vec<Option_> = (0..front.choices.len())
-            .map(|pick| Option_ {
+        let survivors: Vec<Alternative> = (0..front.choices.len())
+            .map(|pick| Alternative {
                 pick,
                 bytes: front.choices[pick].bytes as i64 - front.choices[at_base].bytes as i64,
-                regret: if pick == at_base { 0.0 } else { (reduced(item, pick) - reduced(item, at_base)).max(0.0) },
+                regret: if pick == at_base {
+                    0.0
+                } else {
+                    (reduced(front, pick, price) - reduced(front, at_base, price)).max(0.0)
+                },
             })
             .filter(|option| option.regret < limit)
             .collect();
@@ -74,7 +97,8 @@ pub(super) fn close(fronts: &[Front], capacity: u64, price: f64, incumbent: &mut
     }
     order_by_doubt(&mut options);
 
-    let mut search = Search { price, free, limit: &mut limit, trail: Vec::new(), best: None };
+    let max_states = (WORK / options.len().max(1)).clamp(256, MAX_STATES);
+    let mut search = Search { price, free, max_states, limit: &mut limit, trail: Vec::new(), best: None };
     search.run(&options);
     if let Search { trail, best: Some((depth, mut at)), .. } = search {
         let mut picks = base.picks;
@@ -91,10 +115,10 @@ pub(super) fn close(fronts: &[Front], capacity: u64, price: f64, incumbent: &mut
 }
 
 /// Giants first: they decide most of the bytes. Then the items that are nearest to changing their mind.
-fn order_by_doubt(options: &mut [(usize, Vec<Option_>)]) {
+fn order_by_doubt(options: &mut [(usize, Vec<Alternative>)]) {
     const GIANTS: usize = 4;
-    let reach = |list: &[Option_]| list.iter().map(|o| o.bytes.abs()).max().unwrap_or(0);
-    let doubt = |list: &[Option_]| list.iter().map(|o| o.regret).filter(|&r| r > 0.0).fold(f64::INFINITY, f64::min);
+    let reach = |list: &[Alternative]| list.iter().map(|o| o.bytes.abs()).max().unwrap_or(0);
+    let doubt = |list: &[Alternative]| list.iter().map(|o| o.regret).filter(|&r| r > 0.0).fold(f64::INFINITY, f64::min);
     options.sort_by(|(i, a), (j, b)| reach(b).cmp(&reach(a)).then(i.cmp(j)));
     let rest = options.len().min(GIANTS);
     options[rest..].sort_by(|(i, a), (j, b)| doubt(a).total_cmp(&doubt(b)).then(i.cmp(j)));
@@ -104,6 +128,7 @@ struct Search<'a> {
     price: f64,
     /// Bytes that the base solution leaves unused; negative if it is too large.
     free: i64,
+    max_states: usize,
     /// A better solution has less than this above the bound.
     limit: &'a mut f64,
     trail: Vec<Decision>,
@@ -112,7 +137,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn run(&mut self, options: &[(usize, Vec<Option_>)]) {
+    fn run(&mut self, options: &[(usize, Vec<Alternative>)]) {
         // The least and most bytes that the items after each one can still add.
         let mut reach = vec![(0, 0); options.len() + 1];
         for (i, (_, list)) in options.iter().enumerate().rev() {
@@ -167,11 +192,11 @@ impl Search<'_> {
             }
             better
         });
-        if grown.len() > MAX_STATES {
-            grown.select_nth_unstable_by(MAX_STATES, |(a, _), (b, _)| {
+        if grown.len() > self.max_states {
+            grown.select_nth_unstable_by(self.max_states, |(a, _), (b, _)| {
                 a.regret.total_cmp(&b.regret).then(a.bytes.cmp(&b.bytes))
             });
-            grown.truncate(MAX_STATES);
+            grown.truncate(self.max_states);
             grown.sort_by_key(|(state, _)| state.bytes);
         }
         let record = |(state, pick): (Partial, u32)| {

@@ -29,6 +29,21 @@ pub struct ModelShape {
 }
 
 impl ModelShape {
+    /// From a model's metadata: `number(key)` gives a whole number, of layer 0 where the key holds one per layer.
+    pub fn from_keys(architecture: &str, number: impl Fn(&str) -> Option<u32>) -> Result<ModelShape> {
+        let get = |key: &str| number(&format!("{architecture}.{key}"));
+        let block_count =
+            get("block_count").with_context(|| format!("the metadata has no key: `{architecture}.block_count`"))?;
+        let head_count = get("attention.head_count").unwrap_or(0);
+        Ok(ModelShape {
+            architecture: architecture.to_owned(),
+            block_count,
+            head_count,
+            head_count_kv: get("attention.head_count_kv").unwrap_or(head_count),
+            expert_count: get("expert_count").unwrap_or(0),
+        })
+    }
+
     /// Query heads per key/value head, rounded down; 0 without key/value heads.
     fn gqa(&self) -> u32 {
         self.head_count.checked_div(self.head_count_kv).unwrap_or(0)

@@ -10,6 +10,7 @@ pub mod ftype;
 mod gap;
 pub mod hull;
 pub mod mixes;
+pub mod report;
 pub mod solver;
 mod units;
 

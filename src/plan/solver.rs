@@ -96,6 +96,13 @@ impl Problem {
 
     /// Least cost with at most `capacity` bytes; `None` if even the smallest solution is larger.
     pub fn within(&self, capacity: u64) -> Option<Solution> {
+        let (mut state, price) = self.near(capacity)?;
+        gap::close(&self.fronts, capacity, price, &mut state);
+        Some(self.solution(state.picks))
+    }
+
+    /// A solution near the optimum, and the price per byte there (0 if nothing is left to buy).
+    fn near(&self, capacity: u64) -> Option<(State, f64)> {
         let mut state = State::new(&self.fronts, vec![0; self.fronts.len()]);
         if state.bytes > capacity {
             return None;
@@ -103,9 +110,19 @@ impl Problem {
         let price = self.walk(&mut state, capacity);
         if price > 0.0 {
             swap_until_stable(&self.fronts, &mut state, capacity);
+        }
+        Some((state, price))
+    }
+
+    /// A solution of at most `capacity` bytes and `max_cost`, if there is one.
+    fn meeting(&self, capacity: u64, max_cost: f64) -> Option<Solution> {
+        let (mut state, price) = self.near(capacity)?;
+        // The search is only needed where neither the bound nor the near solution decides.
+        if state.cost > max_cost && gap::bound(&self.fronts, capacity, price) <= max_cost {
             gap::close(&self.fronts, capacity, price, &mut state);
         }
-        Some(self.solution(state.picks))
+        let solution = self.solution(state.picks);
+        (solution.cost <= max_cost).then_some(solution)
     }
 
     /// Takes hull steps while they fit; returns the slope of the first that did not, or 0 if all did.
@@ -146,11 +163,15 @@ impl Problem {
         // All solutions have a size of `unit * n + smallest`, which saves most of the bisection.
         let (unit, smallest) = (self.unit(), self.min_bytes());
         let mut low = low.saturating_sub(smallest) / unit;
-        while low < (best.bytes - smallest) / unit {
+        // After 16 halvings what is left of the last hull step is not worth a look.
+        for _ in 0..16 {
+            if low >= (best.bytes - smallest) / unit {
+                break;
+            }
             let middle = (low + (best.bytes - smallest) / unit) / 2;
-            match self.within(smallest + middle * unit) {
-                Some(found) if found.cost <= max_cost => best = found,
-                _ => low = middle + 1,
+            match self.meeting(smallest + middle * unit, max_cost) {
+                Some(found) => best = found,
+                None => low = middle + 1,
             }
         }
         Some(best)

@@ -6,13 +6,26 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
+mod codebook;
 mod codec;
 pub mod device_layout;
+mod e2m1;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod lanes;
+mod mxfp4;
 mod nibbles;
+mod nvfp4;
 mod plain;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -25,6 +38,9 @@ mod q6_k;
 mod q8_0;
 mod search;
 mod super_block;
+mod ternary;
+mod tq1_0;
+mod tq2_0;
 
 /// A tensor type of ggml, by its id in the file (`ggml.h`, `enum ggml_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -212,6 +228,19 @@ pub fn format(ty: GgmlType) -> Option<&'static dyn Format> {
         GgmlType::Q6_K => &Blocks(q6_k::Q6K),
         GgmlType::IQ4_NL => &Blocks(iq4_nl::Iq4Nl),
         GgmlType::IQ4_XS => &Blocks(iq4_xs::Iq4Xs),
+        GgmlType::IQ1_S => &Blocks(iq1_s::Iq1S),
+        GgmlType::IQ1_M => &Blocks(iq1_m::Iq1M),
+        GgmlType::IQ2_XXS => &Blocks(iq2_xxs::Iq2Xxs),
+        GgmlType::IQ2_XS => &Blocks(iq2_xs::Iq2Xs),
+        GgmlType::IQ2_S => &Blocks(iq2_s::Iq2S),
+        GgmlType::IQ3_XXS => &Blocks(iq3_xxs::Iq3Xxs),
+        GgmlType::IQ3_S => &Blocks(iq3_s::Iq3S),
+        GgmlType::TQ1_0 => &Blocks(tq1_0::Tq1_0),
+        GgmlType::TQ2_0 => &Blocks(tq2_0::Tq2_0),
+        GgmlType::MXFP4 => &Blocks(mxfp4::Mxfp4),
+        GgmlType::NVFP4 => &Blocks(nvfp4::Nvfp4),
+        GgmlType::Q1_0 => &Blocks(q1_0::Q1_0),
+        GgmlType::Q2_0 => &Blocks(q2_0::Q2_0),
         _ => return None,
     })
 }

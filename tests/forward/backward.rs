@@ -157,7 +157,12 @@ fn gradients_do_not_depend_on_batches_and_tiles() {
     let labels = layers.labels.concat();
     for device in common::devices() {
         let usual = sweep(&device, &golden, &labels, StreamOptions::default());
-        let options = StreamOptions { batch_tokens: 1, hidden_budget: 0, logits_tile_bytes: 48 * 4 * 37 };
+        let options = StreamOptions {
+            batch_tokens: 1,
+            hidden_budget: 0,
+            logits_tile_bytes: 48 * 4 * 37,
+            ..StreamOptions::default()
+        };
         let parts = sweep(&device, &golden, &labels, options);
         for (name, sums) in &usual.gradients {
             let peak = sums.iter().copied().fold(0.0, f64::max);

@@ -91,6 +91,26 @@ fn the_divergence_of_a_quantized_model_is_that_of_its_logits() {
     }
 }
 
+/// Two architectures of one vocabulary, of which different numbers of sequences fit the memory.
+#[test]
+fn models_that_need_different_memory_are_compared() {
+    let golden = Golden::read("tiny-llama");
+    let (base, quant, device) = (golden.open(), Golden::read("tiny-qwen3").open(), Device::cpu());
+    let chunks = chunks(golden.tokens().repeat(4), golden.seq_len());
+    let divergence = |activation_budget| {
+        let options = StreamOptions { activation_budget, ..StreamOptions::default() };
+        prove(&device, &base, &quant, &chunks, Scoring::All, options, &Silent).unwrap()
+    };
+    let wanted = divergence(1 << 30);
+    for mebibytes in 2..8 {
+        let found = divergence(mebibytes << 20);
+        assert_eq!(found.chunks, wanted.chunks);
+        for (found, wanted) in found.tokens.iter().zip(&wanted.tokens) {
+            assert!((found.kld - wanted.kld).abs() <= 1e-4, "{} {}", found.kld, wanted.kld);
+        }
+    }
+}
+
 #[test]
 fn a_model_of_another_vocabulary_is_refused() {
     let (golden, other) = (Golden::read("tiny-llama"), Golden::read("llama-f32"));

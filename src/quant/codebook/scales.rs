@@ -1,0 +1,231 @@
+//! The search for block scales: a sub-block's levels are multiplied by `d * (2 l + 1)` with an f16 `d` for the block.
+//!
+//! Every trial of a sub-block finds the best codes for one scale. Those codes cost `scale^2 squares - 2 scale products` at any
+//! other scale, a parabola. The least of a sub-block's parabolas bounds its error from above at every scale, so `d` is chosen
+//! on these bounds, and only then are the codes searched again with the scales that will be stored.
+
+use super::coder::{Coder, Trial, Words};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, ZERO, clamp, map, ratio, reciprocal, round_even, round_f16};
+
+/// Most trials of a sub-block before `d` is chosen.
+const MAX_TRIALS: usize = 24;
+
+/// How much is tried.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Scales tried: the first, the ratio of neighbours and how many, in units of the weighted rms of the sub-block.
+    pub first: f32,
+    pub ratio: f32,
+    pub count: usize,
+    /// Alternations between codes and scale of the best trial.
+    pub alternations: usize,
+    /// Largest multiplier: 15 or 31.
+    pub top: f32,
+    /// Multipliers tried on either side of the one nearest to the sub-block's own scale.
+    pub window: usize,
+    /// Times that `d` is solved for and the codes searched again.
+    pub refits: usize,
+}
+
+/// Candidates for `d`: the largest scale of the block divided by `top + 2`, and so on down to about 0.55 of it.
+const CANDIDATES: usize = 2 * LANES;
+
+/// Scales and codes of 16 sub-blocks.
+pub struct Fit<const GROUPS: usize> {
+    /// The same f16 in all lanes of a block.
+    pub d: Lanes,
+    /// Odd multiplier `2 l + 1`.
+    pub multiplier: Lanes,
+    pub words: Words<GROUPS>,
+}
+
+/// The cost of codes found once, at any scale.
+#[derive(Clone, Copy)]
+struct Parabola {
+    products: Lanes,
+    squares: Lanes,
+}
+
+impl Parabola {
+    #[inline(always)]
+    fn of<const GROUPS: usize>(trial: &Trial<GROUPS>, scale: &Lanes) -> Parabola {
+        let products = map(|i| ratio(scale[i] * scale[i] * trial.squares[i] - trial.cost[i], 2.0 * scale[i]));
+        Parabola { products, squares: trial.squares }
+    }
+}
+
+/// Searches `LANES / per_block` blocks.
+#[inline(always)]
+pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
+    tile: &SubBlocks<N>,
+    coder: &C,
+    per_block: usize,
+    plan: &Plan,
+) -> Fit<GROUPS> {
+    let start = rms(tile);
+    let mut parabolas = [Parabola { products: ZERO, squares: ZERO }; MAX_TRIALS];
+    let (mut own, mut gain) = (ZERO, ZERO);
+    let mut factor = plan.first;
+    for t in 0..plan.count + plan.alternations {
+        let scale = if t < plan.count { map(|i| factor * start[i]) } else { own };
+        factor *= plan.ratio;
+        let parabola = Parabola::of(&coder.code(&scale), &scale);
+        parabolas[t] = parabola;
+        for i in 0..LANES {
+            let best = ratio(parabola.products[i], parabola.squares[i]);
+            let better = best * parabola.products[i] > gain[i] && best > 0.0;
+            gain[i] = if better { best * parabola.products[i] } else { gain[i] };
+            own[i] = if better { best } else { own[i] };
+        }
+    }
+    let parabolas = &parabolas[..plan.count + plan.alternations];
+
+    let mut d = ZERO;
+    for first in (0..LANES).step_by(per_block) {
+        let best = super_scale(&own, parabolas, first..first + per_block, plan.top);
+        d[first..first + per_block].fill(best);
+    }
+    let inverse = map(|i| reciprocal(d[i]));
+    let nearest = map(|i| odd(own[i] * inverse[i], plan.top));
+    let mut fit = Best::new(coder, &d, &nearest);
+    for offset in 1..=plan.window {
+        for offset in [-2.0 * offset as f32, 2.0 * offset as f32] {
+            let multiplier = map(|i| clamp(nearest[i] + offset, 1.0, plan.top));
+            fit.try_multipliers(coder, &d, &multiplier);
+        }
+    }
+    for _ in 0..plan.refits {
+        fit.refit(coder, &mut d, per_block);
+    }
+    Fit { d, multiplier: fit.multiplier, words: fit.trial.words }
+}
+
+/// Weighted root mean square of each sub-block.
+#[inline(always)]
+fn rms<const N: usize>(tile: &SubBlocks<N>) -> Lanes {
+    let (mut energy, mut weight) = (ZERO, ZERO);
+    for n in 0..N {
+        for i in 0..LANES {
+            energy[i] += tile.w[n][i] * tile.x[n][i] * tile.x[n][i];
+            weight[i] += tile.w[n][i];
+        }
+    }
+    map(|i| (energy[i] / weight[i]).sqrt())
+}
+
+/// The odd number nearest to `y`, from 1 to `top`.
+#[inline(always)]
+fn odd(y: f32, top: f32) -> f32 {
+    clamp(2.0 * round_even((y - 1.0) * 0.5) + 1.0, 1.0, top)
+}
+
+/// The f16 `d` with the least sum of bounds over the sub-blocks of a block.
+#[inline(always)]
+fn super_scale(own: &Lanes, parabolas: &[Parabola], lanes: std::ops::Range<usize>, top: f32) -> f32 {
+    let mut largest = 0.0;
+    for i in lanes.clone() {
+        largest = if own[i] > largest { own[i] } else { largest };
+    }
+    let (mut best, mut least) = (0.0, f32::INFINITY);
+    for half in 0..CANDIDATES / LANES {
+        let d =
+            map(|c| round_f16(largest / (top + 2.0 - (half * LANES + c) as f32 * (0.45 * top / CANDIDATES as f32))));
+        let inverse = map(|c| reciprocal(d[c]));
+        let mut cost = ZERO;
+        for i in lanes.clone() {
+            let scale = map(|c| d[c] * odd(own[i] * inverse[c], top));
+            let mut bound = [f32::INFINITY; LANES];
+            for parabola in parabolas {
+                let (products, squares) = (2.0 * parabola.products[i], parabola.squares[i]);
+                for c in 0..LANES {
+                    let value = scale[c] * (scale[c] * squares - products);
+                    bound[c] = if value < bound[c] { value } else { bound[c] };
+                }
+            }
+            for c in 0..LANES {
+                cost[c] += bound[c];
+            }
+        }
+        for c in 0..LANES {
+            let better = cost[c] < least;
+            best = if better { d[c] } else { best };
+            least = if better { cost[c] } else { least };
+        }
+    }
+    best
+}
+
+/// The best multipliers and codes for given super-scales.
+struct Best<const GROUPS: usize> {
+    multiplier: Lanes,
+    trial: Trial<GROUPS>,
+}
+
+impl<const GROUPS: usize> Best<GROUPS> {
+    #[inline(always)]
+    fn new<C: Coder<GROUPS>>(coder: &C, d: &Lanes, multiplier: &Lanes) -> Self {
+        Best { multiplier: *multiplier, trial: coder.code(&map(|i| d[i] * multiplier[i])) }
+    }
+
+    #[inline(always)]
+    fn try_multipliers<C: Coder<GROUPS>>(&mut self, coder: &C, d: &Lanes, multiplier: &Lanes) {
+        let trial = coder.code(&map(|i| d[i] * multiplier[i]));
+        let better = trial_is_better(&trial.cost, &self.trial.cost);
+        self.replace(&better, multiplier, &trial);
+    }
+
+    #[inline(always)]
+    fn replace(&mut self, which: &[bool; LANES], multiplier: &Lanes, trial: &Trial<GROUPS>) {
+        for i in 0..LANES {
+            if which[i] {
+                self.multiplier[i] = multiplier[i];
+                self.trial.cost[i] = trial.cost[i];
+                self.trial.squares[i] = trial.squares[i];
+                for group in 0..GROUPS {
+                    self.trial.words[group][i] = trial.words[group][i];
+                }
+            }
+        }
+    }
+
+    /// Solves for the super-scales of the codes found, and searches the codes again if the sum over a block falls.
+    #[inline(always)]
+    fn refit<C: Coder<GROUPS>>(&mut self, coder: &C, d: &mut Lanes, per_block: usize) {
+        let scale = map(|i| d[i] * self.multiplier[i]);
+        let parabola = Parabola::of(&self.trial, &scale);
+        let mut solved = ZERO;
+        for first in (0..LANES).step_by(per_block) {
+            let (mut above, mut below) = (0.0, 0.0);
+            for i in first..first + per_block {
+                above += self.multiplier[i] * parabola.products[i];
+                below += self.multiplier[i] * self.multiplier[i] * parabola.squares[i];
+            }
+            let best = round_f16(ratio(above, below));
+            solved[first..first + per_block].fill(if best > 0.0 { best } else { d[first] });
+        }
+        let trial = coder.code(&map(|i| solved[i] * self.multiplier[i]));
+        let mut better = [false; LANES];
+        for first in (0..LANES).step_by(per_block) {
+            let (mut before, mut after) = (0.0, 0.0);
+            for i in first..first + per_block {
+                before += self.trial.cost[i];
+                after += trial.cost[i];
+            }
+            better[first..first + per_block].fill(after < before);
+        }
+        let multiplier = self.multiplier;
+        self.replace(&better, &multiplier, &trial);
+        for i in 0..LANES {
+            d[i] = if better[i] { solved[i] } else { d[i] };
+        }
+    }
+}
+
+#[inline(always)]
+fn trial_is_better(new: &Lanes, old: &Lanes) -> [bool; LANES] {
+    let mut better = [false; LANES];
+    for i in 0..LANES {
+        better[i] = new[i] < old[i];
+    }
+    better
+}

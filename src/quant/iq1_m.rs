@@ -1,0 +1,71 @@
+//! IQ1_M: 256 weights in 16 sub-blocks of 16, each of 2 ternary codewords of 8 weights, each moved either way.
+
+use super::GgmlType;
+use super::codebook::book::{self, Half, Ternary};
+use super::codebook::grids;
+use super::codebook::scales::{Plan, search};
+use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    /// Low bytes of the codewords.
+    codewords: [u8; 32],
+    /// Per codeword 3 high bits, then whether it is moved down.
+    high: [u8; 16],
+    /// 3 bits of scale of four sub-blocks, then 4 bits of the super-scale, the lowest first.
+    scales: [[u8; 2]; 4],
+}
+
+const _: () = assert!(size_of::<Block>() == 56);
+
+pub(super) struct Iq1M;
+
+const PLAN: Plan = Plan { first: 0.7, ratio: 1.12, count: 8, alternations: 2, top: 15.0, window: 1, refits: 2 };
+
+impl BlockFormat for Iq1M {
+    const TYPE: GgmlType = GgmlType::IQ1_M;
+    const GROUP: usize = LANES / 16;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let scales = block.scales.map(u16::from_le_bytes);
+        let d = f16_value(scales[0] >> 12 | scales[1] >> 12 << 4 | scales[2] >> 12 << 8 | scales[3] >> 12 << 12);
+        for (group, out) in out.chunks_exact_mut(8).enumerate() {
+            let step = d * (2 * (scales[group / 8] >> (3 * (group / 2 % 4)) & 7) + 1) as f32;
+            let high = (block.high[group / 2] >> (4 * (group % 2))) as usize;
+            let word = grids::IQ1_S[block.codewords[group] as usize | (high & 7) << 8] as u32;
+            let shift = if high & 8 == 8 { -SHIFT } else { SHIFT };
+            for (n, out) in out.iter_mut().enumerate() {
+                *out = step * (Ternary::level(word, n) as f32 - 1.0 + shift);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<16>::load(rows, first * 16, 16);
+        let fit = search::<_, 16, 2>(&tile, &ShiftedCoder::<16, 2, false>::new(&tile), 16, &PLAN);
+        let block = &mut blocks[0];
+        block.high = [0; 16];
+        let d = f16_bits(fit.d[0]);
+        let mut scales = [0u16; 4];
+        for (i, scales) in scales.iter_mut().enumerate() {
+            *scales = (d >> (4 * i) & 15) << 12;
+        }
+        for lane in 0..16 {
+            scales[lane / 4] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << (3 * (lane % 4));
+            for half in 0..2 {
+                let word = fit.words[half][lane];
+                let number = book::IQ1.number(word);
+                block.codewords[2 * lane + half] = number as u8;
+                let high = (number >> 8) as u8 | (is_down(word) as u8) << 3;
+                block.high[lane] |= high << (4 * half);
+            }
+        }
+        block.scales = scales.map(u16::to_le_bytes);
+    }
+}

@@ -1,0 +1,68 @@
+//! IQ1_S: 256 weights in 8 sub-blocks of 32, each of 4 ternary codewords of 8 weights that are all moved the same way.
+
+use super::GgmlType;
+use super::codebook::book::{self, Half, Ternary};
+use super::codebook::grids;
+use super::codebook::scales::{Plan, search};
+use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    /// Low bytes of the codewords.
+    codewords: [[u8; 4]; 8],
+    /// Per sub-block 3 high bits of each codeword, 3 bits of scale, and whether the codewords are moved down.
+    high: [[u8; 2]; 8],
+}
+
+const _: () = assert!(size_of::<Block>() == 50);
+
+pub(super) struct Iq1S;
+
+const PLAN: Plan = Plan { first: 0.7, ratio: 1.12, count: 8, alternations: 2, top: 15.0, window: 1, refits: 2 };
+
+impl BlockFormat for Iq1S {
+    const TYPE: GgmlType = GgmlType::IQ1_S;
+    const GROUP: usize = LANES / 8;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let high = u16::from_le_bytes(block.high[b]) as usize;
+            let step = d * (2 * (high >> 12 & 7) + 1) as f32;
+            let shift = if high >> 15 == 1 { -SHIFT } else { SHIFT };
+            for (group, out) in out.chunks_exact_mut(8).enumerate() {
+                let number = block.codewords[b][group] as usize | (high >> (3 * group) & 7) << 8;
+                let word = grids::IQ1_S[number] as u32;
+                for (n, out) in out.iter_mut().enumerate() {
+                    *out = step * (Ternary::level(word, n) as f32 - 1.0 + shift);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first * 8, 8);
+        let fit = search::<_, 32, 4>(&tile, &ShiftedCoder::<32, 4, true>::new(&tile), 8, &PLAN);
+        for (lanes, block) in blocks.iter_mut().enumerate() {
+            block.d = write_f16(fit.d[8 * lanes]);
+            for b in 0..8 {
+                let lane = 8 * lanes + b;
+                let mut high = (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << 12;
+                high |= (is_down(fit.words[0][lane]) as u16) << 15;
+                for group in 0..4 {
+                    let number = book::IQ1.number(fit.words[group][lane]);
+                    block.codewords[b][group] = number as u8;
+                    high |= (number >> 8) << (3 * group);
+                }
+                block.high[b] = high.to_le_bytes();
+            }
+        }
+    }
+}

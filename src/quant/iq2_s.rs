@@ -1,0 +1,84 @@
+//! IQ2_S: 256 weights in 16 sub-blocks of 16, each of 2 codewords of 8 weights with free signs.
+
+use super::GgmlType;
+use super::codebook::book::{self, Book, Half, Ternary};
+use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::scales::{Plan, search};
+use super::codebook::signs::factor;
+use super::codebook::{IQ2_LEVELS, grids, iq2_value};
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    /// Low bytes of the codewords.
+    codewords: [u8; 32],
+    signs: [u8; 32],
+    /// Bits 8 and 9 of four codewords per byte.
+    high: [u8; 8],
+    /// 4 bits per sub-block.
+    scales: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Block>() == 82);
+
+pub(super) struct Iq2S;
+
+impl Signed for Iq2S {
+    type Half = Ternary;
+    const PARITY: usize = 0;
+
+    fn book() -> &'static Book {
+        &book::IQ2_S
+    }
+
+    #[inline(always)]
+    fn value(level: u32) -> f32 {
+        iq2_value(level)
+    }
+}
+
+const PLAN: Plan = Plan { first: 0.18, ratio: 1.14, count: 9, alternations: 2, top: 31.0, window: 1, refits: 2 };
+
+impl BlockFormat for Iq2S {
+    const TYPE: GgmlType = GgmlType::IQ2_S;
+    const GROUP: usize = LANES / 16;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (group, out) in out.chunks_exact_mut(8).enumerate() {
+            let scale = block.scales[group / 4] >> (4 * (group / 2 % 2)) & 15;
+            let step = d * (0.5 + scale as f32) * 0.25;
+            let high = (block.high[group / 4] as usize) >> (2 * (group % 4)) & 3;
+            let word = grids::IQ2_S[block.codewords[group] as usize | high << 8] as u32;
+            let signs = block.signs[group] as u32;
+            for (n, out) in out.iter_mut().enumerate() {
+                *out = step * IQ2_LEVELS[Ternary::level(word, n) as usize] * factor(signs, n);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<16>::load(rows, first * 16, 16);
+        let fit = search::<_, 16, 2>(&tile, &SignedCoder::<Self, 16, 2>::new(&tile), 16, &PLAN);
+        let block = &mut blocks[0];
+        block.d = write_f16(fit.d[0]);
+        (block.scales, block.high) = ([0; 8], [0; 8]);
+        for lane in 0..16 {
+            block.scales[lane / 2] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u8) << (4 * (lane % 2));
+            for half in 0..2 {
+                let group = 2 * lane + half;
+                let word = fit.words[half][lane];
+                let number = Self::book().number(word);
+                block.codewords[group] = number as u8;
+                block.high[group / 4] |= ((number >> 8) as u8) << (2 * (group % 4));
+                block.signs[group] = signs::<Self, 16>(&tile, lane, 8 * half, &[word]) as u8;
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! IQ3_XXS: 256 weights in 8 sub-blocks of 32, each of 8 codewords of 4 weights; the signs of two have even parity.
+
+use super::GgmlType;
+use super::codebook::book::{self, Book, Half, Octal};
+use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::grids;
+use super::codebook::scales::{Plan, search};
+use super::codebook::signs::{expand, factor};
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    codewords: [[u8; 8]; 8],
+    /// Per sub-block seven signs of each pair of codewords from the lowest bit on, then 4 bits of scale.
+    signs: [[u8; 4]; 8],
+}
+
+const _: () = assert!(size_of::<Block>() == 98);
+
+const LEVELS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
+
+pub(super) struct Iq3Xxs;
+
+impl Signed for Iq3Xxs {
+    type Half = Octal;
+    const PARITY: usize = 2;
+
+    fn book() -> &'static Book {
+        &book::IQ3_XXS
+    }
+
+    #[inline(always)]
+    fn value(level: u32) -> f32 {
+        (2 * level + 1) as f32 + if level == 7 { 0.5 } else { 0.0 }
+    }
+}
+
+const PLAN: Plan = Plan { first: 0.08, ratio: 1.13, count: 10, alternations: 2, top: 31.0, window: 1, refits: 2 };
+
+impl BlockFormat for Iq3Xxs {
+    const TYPE: GgmlType = GgmlType::IQ3_XXS;
+    const GROUP: usize = LANES / 8;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (b, out) in out.chunks_exact_mut(32).enumerate() {
+            let packed = u32::from_le_bytes(block.signs[b]);
+            let step = d * (0.5 + (packed >> 28) as f32) * 0.5;
+            for (group, out) in out.chunks_exact_mut(4).enumerate() {
+                let word = grids::IQ3_XXS[block.codewords[b][group] as usize] as u32;
+                let signs = expand(packed >> (7 * (group / 2))) >> (4 * (group % 2));
+                for (n, out) in out.iter_mut().enumerate() {
+                    *out = step * LEVELS[Octal::level(word, n) as usize] * factor(signs, n);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<32>::load(rows, first * 8, 8);
+        let fit = search::<_, 32, 8>(&tile, &SignedCoder::<Self, 32, 8>::new(&tile), 8, &PLAN);
+        for (lanes, block) in blocks.iter_mut().enumerate() {
+            block.d = write_f16(fit.d[8 * lanes]);
+            for b in 0..8 {
+                let lane = 8 * lanes + b;
+                let mut packed = ((fit.multiplier[lane] - 1.0) * 0.5) as u32;
+                for pair in (0..4).rev() {
+                    let words = [fit.words[2 * pair][lane], fit.words[2 * pair + 1][lane]];
+                    for (half, word) in words.into_iter().enumerate() {
+                        block.codewords[b][2 * pair + half] = Self::book().number(word) as u8;
+                    }
+                    packed = packed << 7 | signs::<Self, 32>(&tile, lane, 8 * pair, &words) & 127;
+                }
+                block.signs[b] = packed.to_le_bytes();
+            }
+        }
+    }
+}

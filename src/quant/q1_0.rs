@@ -1,0 +1,50 @@
+//! Q1_0: 128 weights, plus or minus `d`. Builds of llama.cpp older than the type reject it.
+
+use super::GgmlType;
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, ZERO, read_f16, write_f16};
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    d: [u8; 2],
+    /// A set bit for plus, the first weight lowest.
+    signs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Block>() == 18);
+
+pub(super) struct Q1_0;
+
+impl BlockFormat for Q1_0 {
+    const TYPE: GgmlType = GgmlType::Q1_0;
+    const GROUP: usize = LANES;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        for (n, out) in out.iter_mut().enumerate() {
+            *out = if block.signs[n / 8] >> (n % 8) & 1 == 1 { d } else { -d };
+        }
+    }
+
+    /// The signs of the weights and their weighted mean magnitude are the optimum.
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<128>::load(rows, first, 1);
+        let (mut sum, mut weight) = (ZERO, ZERO);
+        for n in 0..128 {
+            for i in 0..LANES {
+                sum[i] += tile.w[n][i] * tile.x[n][i].abs();
+                weight[i] += tile.w[n][i];
+            }
+        }
+        for (i, block) in blocks.iter_mut().enumerate() {
+            *block = Block { d: write_f16(sum[i] / weight[i]), signs: [0; 16] };
+            for n in 0..128 {
+                block.signs[n / 8] |= ((tile.x[n][i] >= 0.0) as u8) << (n % 8);
+            }
+        }
+    }
+}

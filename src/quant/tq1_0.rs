@@ -1,0 +1,66 @@
+//! TQ1_0: 256 ternary weights, five in a byte, and a scale.
+
+use super::GgmlType;
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value, map, read_f16};
+use super::search::{Integers, level_codes};
+use super::ternary;
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct Block {
+    /// Three runs of 32, 16 and 4 bytes; digit `n` of byte `m` of a run is weight `n * length + m` of its part of the block.
+    /// The last run has four digits per byte.
+    digits: [[u8; 4]; 13],
+    d: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 54);
+
+pub(super) struct Tq1_0;
+
+/// First weight, first byte, bytes and digits per byte of each run.
+const RUNS: [(usize, usize, usize, usize); 3] = [(0, 0, 32, 5), (160, 32, 16, 5), (240, 48, 4, 4)];
+const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+
+impl BlockFormat for Tq1_0 {
+    const TYPE: GgmlType = GgmlType::TQ1_0;
+    const GROUP: usize = LANES;
+    type Block = Block;
+
+    #[inline(always)]
+    fn decode(block: &Block, out: &mut [f32]) {
+        let d = read_f16(block.d);
+        let bytes = block.digits.as_flattened();
+        for (first, start, length, digits) in RUNS {
+            for n in 0..digits {
+                for m in 0..length {
+                    // a byte is a fraction of 256 whose base 3 digits are the codes
+                    let rest = bytes[start + m].wrapping_mul(POWERS[n]);
+                    let code = (rest as u16 * 3) >> 8;
+                    out[first + n * length + m] = (code as i32 - 1) as f32 * d;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        let tile = SubBlocks::<256>::load(rows, first, 1);
+        let d = ternary::scale::<Integers<-1, 1>, false, 256>(&tile).map(f16_bits);
+        let codes = level_codes::<Integers<-1, 1>, 256>(&tile, &map(|i| f16_value(d[i])));
+        for (i, block) in blocks.iter_mut().enumerate() {
+            block.d = d[i].to_le_bytes();
+            for (first, start, length, digits) in RUNS {
+                for m in 0..length {
+                    let mut number = 0u16;
+                    for n in 0..5 {
+                        number = 3 * number + if n < digits { codes[i][first + n * length + m] as u16 } else { 0 };
+                    }
+                    // the smallest fraction of 256 that is at least number / 243
+                    block.digits.as_flattened_mut()[start + m] = (number * 256).div_ceil(243) as u8;
+                }
+            }
+        }
+    }
+}
