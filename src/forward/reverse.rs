@@ -52,9 +52,9 @@ pub fn reverse_sweep(
     for layer in (0..layers).rev() {
         let ops = stream.ops(layer);
         let layer_weights = stream.load_layer(weights, &ops)?;
-        for batch in 0..batches {
+        for (batch, bytes) in state_bytes.iter().enumerate() {
             let ctx = stream.context(batch);
-            let input = inputs.read(layer * batches + batch, state_bytes[batch])?;
+            let input = inputs.read(layer * batches + batch, *bytes)?;
             let input = stream.device.upload("layer input", &input)?;
             let width = stream.model.hparams.n_embd;
             let mut saved = Vec::new();
