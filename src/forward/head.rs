@@ -138,8 +138,8 @@ pub struct Divergence {
     pub chunks: Vec<u32>,
 }
 
-/// Runs both sides over the same tokens and compares their next-token distributions at the positions `scored` of each chunk.
-/// The last position of a chunk has no next token, so `scored.end` is at most `seq_len - 1`.
+/// Compares the next-token distributions of two sides, whose final states are of the positions `scored` of each chunk of
+/// the same tokens. The last position of a chunk has no next token, so `scored.end` is at most `seq_len - 1`.
 pub fn diverge(
     base: &FinalStatesOf,
     quant: &FinalStatesOf,

@@ -21,10 +21,10 @@ use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
 use crate::source::Model;
 
-/// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
+/// Tokens of the reverse sweep, in whole chunks; at least one.
 const SWEEP_TOKENS: usize = 16 << 10;
 
-/// Tokens behind the second moments with which errors are weighed.
+/// Tokens behind the second moments with which errors are weighed, in whole chunks; at least one.
 const HESSIAN_TOKENS: usize = 24 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
@@ -33,7 +33,7 @@ const TIGHTENINGS: usize = 4;
 /// What decides the types.
 pub enum Goal {
     Target(Target),
-    /// A plan made before, by name of its file.
+    /// Reads a plan made before and fits it to the model.
     Plan(Box<dyn Fn(&Analysis) -> Result<Plan>>),
 }
 
