@@ -23,21 +23,6 @@ impl WeightSource for Model {
     }
 }
 
-/// A model with some tensors replaced by encoded ones.
-pub struct Overlay<'a> {
-    pub base: &'a Model,
-    pub replaced: HashMap<String, (GgmlType, Vec<u8>)>,
-}
-
-impl WeightSource for Overlay<'_> {
-    fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
-        match self.replaced.get(&tensor.name) {
-            Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
-            None => self.base.read(tensor),
-        }
-    }
-}
-
 /// The weights of one layer on the device.
 pub(super) struct LayerWeights {
     matrices: HashMap<String, Weight>,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
+    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, correct, listen, output_metadata, prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -26,6 +26,9 @@ const SWEEP_TOKENS: usize = 16 << 10;
 
 /// Tokens behind the second moments with which errors are weighed, in whole chunks; at least one.
 const HESSIAN_TOKENS: usize = 24 << 10;
+
+/// Tokens of each run that corrects the predictions of a type.
+const PROBE_TOKENS: usize = 4 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
@@ -169,7 +172,9 @@ impl Job<'_> {
             memory: self.memory,
             metadata: &metadata,
         };
-        let analysis = analyze(self.device, &inputs, progress)?;
+        let mut analysis = analyze(self.device, &inputs, progress)?;
+        let probe = self.calibration.suffix(PROBE_TOKENS / self.calibration.ctx);
+        correct(self.device, self.model, &imatrix, &probe, self.memory, &mut analysis, progress)?;
         clock.lap("weigh");
         Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
     }

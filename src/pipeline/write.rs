@@ -4,11 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::analyze::{importance, slabs};
+use super::requantize::encode_tensor;
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
-use crate::kernels::encode::encode;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::source::Model;
@@ -47,14 +46,10 @@ pub fn write(
             progress.advance((tensor.rows * tensor.cols) as u64)?;
             continue;
         }
-        let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
-        let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
-        for rows in slabs(tensor) {
-            let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
-            let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
-            writer.write_tensor(&tensor.name, &encoded.download(device)?)?;
-            progress.advance((rows.len() * tensor.cols) as u64)?;
-        }
+        encode_tensor(device, model, imatrix, tensor, ty, |bytes, weights| {
+            writer.write_tensor(&tensor.name, bytes)?;
+            progress.advance(weights)
+        })?;
     }
     progress.end();
     Ok(Written { writer })
