@@ -1,5 +1,6 @@
 //! The reverse sweep: gradients of `-log p(y)` with labels `y` drawn from the model's own next-token distribution,
-//! carried back layer by layer from kept layer inputs. Each layer's inside is recomputed, so memory does not grow with depth.
+//! carried back layer by layer from kept layer inputs. Each layer's inside is recomputed, so memory does not grow with depth;
+//! the temporary file that keeps the inputs does.
 
 use std::collections::BTreeMap;
 

@@ -21,9 +21,9 @@ use crate::source::Model;
 pub struct StreamOptions {
     /// Most tokens that pass a layer together.
     pub batch_tokens: usize,
-    /// Bytes of each set of hidden states kept on the device; if it needs more it goes to disk.
+    /// Most bytes of a set of hidden states that is kept on the device; a larger set goes to a temporary file.
     pub hidden_budget: usize,
-    /// Bytes of activations inside a layer: it sets how many sequences pass together, one at least.
+    /// Most bytes of activations inside a layer: this sets how many sequences pass together, one at least.
     pub activation_budget: usize,
     /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
     pub logits_tile_bytes: usize,
