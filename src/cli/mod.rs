@@ -1,1 +1,196 @@
-//! One file per command. No arithmetic here.
+//! The command line: one file per command, its options beside what it does with them. No arithmetic here.
+//! `common` holds options that commands share, `output` what they print, `progress` bars and Ctrl-C.
+
+mod analyze;
+mod common;
+mod devices;
+mod imatrix;
+mod inspect;
+mod kld;
+pub mod output;
+mod plan;
+pub mod progress;
+mod quantize;
+pub mod size;
+mod table;
+mod text;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use indicatif::MultiProgress;
+use indicatif_log_bridge::LogWrapper;
+use log::LevelFilter;
+
+use progress::{Bars, Interrupted, Style};
+
+/// Exit code after Ctrl-C: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  dq-gpu quantize ./Qwen3-8B --size 4.7GiB        the best GGUF of at most 4.7 GiB
+  dq-gpu quantize ./Qwen3-8B --type Q4_K_M        llama.cpp's own mix
+  dq-gpu kld ./Qwen3-8B qwen3-8b.gguf             how far a quantized file is from the original
+  dq-gpu inspect qwen3-8b.gguf                    what is in a file
+  dq-gpu devices                                  where the work would run
+  dq-gpu quantize --help                          every option of a command";
+
+/// Turns a full-precision language model into the best GGUF of the size you asked for.
+#[derive(Debug, Parser)]
+#[command(name = "dq-gpu", version, after_long_help = EXAMPLES, max_term_width = 100)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quantize(quantize::QuantizeArgs),
+    Imatrix(imatrix::ImatrixArgs),
+    Analyze(analyze::AnalyzeArgs),
+    Plan(plan::PlanArgs),
+    Kld(kld::KldArgs),
+    Inspect(inspect::InspectArgs),
+    Devices(devices::DevicesArgs),
+}
+
+/// How every command talks.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+struct OutputArgs {
+    /// Print the result as one JSON object and nothing else
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress and no notes: only the result, and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more: -v what is being done, -vv every detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// What every command is given besides its own options.
+pub struct Global {
+    /// Results are one JSON object on stdout.
+    pub json: bool,
+    quiet: bool,
+    multi: MultiProgress,
+}
+
+impl Global {
+    fn new(args: &OutputArgs) -> Result<Global> {
+        let multi = MultiProgress::new();
+        start_log(args, multi.clone())?;
+        Ok(Global { json: args.json, quiet: args.quiet, multi })
+    }
+
+    /// Progress for long work. From here on Ctrl-C asks the work to stop instead of ending the program.
+    pub fn bars(&self) -> Result<Bars> {
+        let style = if self.quiet || self.json {
+            Style::Silent
+        } else if std::io::stderr().is_terminal() {
+            Style::Bars
+        } else {
+            Style::Lines
+        };
+        Bars::new(style, self.multi.clone())
+    }
+}
+
+/// Log lines go to stderr, between the bars. `RUST_LOG` adds to what the flags ask for.
+fn start_log(args: &OutputArgs, multi: MultiProgress) -> Result<()> {
+    // the GPU stack says at "info" what belongs to "trace", and warns of things that no user can change
+    let (own, others) = match (args.quiet, args.verbose) {
+        (true, _) => (LevelFilter::Error, LevelFilter::Off),
+        (_, 0) => (LevelFilter::Warn, LevelFilter::Error),
+        (_, 1) => (LevelFilter::Info, LevelFilter::Error),
+        _ => (LevelFilter::Debug, LevelFilter::Warn),
+    };
+    let detailed = args.verbose > 1;
+    let logger = env_logger::Builder::new()
+        .filter_level(others)
+        .filter_module("dq_gpu", own)
+        .parse_default_env()
+        .format(move |line, record| {
+            use std::io::Write;
+            let level = match record.level() {
+                log::Level::Error => "error",
+                log::Level::Warn => "warning",
+                log::Level::Info => "note",
+                log::Level::Debug => "debug",
+                log::Level::Trace => "trace",
+            };
+            match detailed {
+                true => writeln!(line, "{level}: {} ({})", record.args(), record.target()),
+                false => writeln!(line, "{level}: {}", record.args()),
+            }
+        })
+        .build();
+    let level = logger.filter();
+    LogWrapper::new(multi, logger).try_init()?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// Parses the command line, runs one command, prints one clear error.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Global::new(&cli.output).and_then(|global| match &cli.command {
+        Command::Quantize(args) => quantize::run(args, &global),
+        Command::Imatrix(args) => imatrix::run(args, &global),
+        Command::Analyze(args) => analyze::run(args, &global),
+        Command::Plan(args) => plan::run(args, &global),
+        Command::Kld(args) => kld::run(args, &global),
+        Command::Inspect(args) => inspect::run(args, &global),
+        Command::Devices(args) => devices::run(args, &global),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            exit_code(&error)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let interrupted = error.chain().any(|cause| cause.is::<Interrupted>());
+    if interrupted { INTERRUPTED.into() } else { ExitCode::FAILURE }
+}
+
+/// The chain of causes joined by `: `, on one line whatever the causes hold.
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn interrupted_work_has_its_own_exit_code() {
+        let code = |error: anyhow::Error| format!("{:?}", exit_code(&error));
+        assert_eq!(code(anyhow!(Interrupted).context("writing")), format!("{:?}", ExitCode::from(130)));
+        assert_eq!(code(anyhow!("writing")), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn errors_are_one_line() {
+        let error = Err::<(), _>(anyhow!("line one\n  line two\n")).context("cannot read: `x`").unwrap_err();
+        assert_eq!(one_line(&error), "cannot read: `x`: line one line two");
+    }
+}

@@ -82,6 +82,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "rms_norm",
     "rms_norm_backward",
     "rope",
+    "row_dot",
     "row_error",
     "sample_cdf",
     "sample_gradient",
@@ -89,6 +90,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "status",
     "swiglu",
     "swiglu_backward",
+    "weight_difference",
 ];
 
 /// The text of one file.

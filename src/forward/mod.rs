@@ -1,1 +1,15 @@
-//! Streams layers through a device; taps see the inputs of linear layers, lanes carry other weights.
+//! Streams a model through a device, one layer at a time, with *all* tokens passing each layer.
+//! [`tap::Tap`]s see the input of every linear layer; other weights for the same graph are a [`weights::WeightSource`].
+//! [`reverse`] walks the layers backwards from kept layer inputs.
+
+mod arena;
+mod head;
+mod layer;
+pub mod reverse;
+mod store;
+mod stream;
+pub mod tap;
+pub mod weights;
+
+pub use head::{Divergence, FinalStates, FinalStatesOf, Side, diverge};
+pub use stream::{Stream, StreamOptions};

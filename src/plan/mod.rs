@@ -1,1 +1,166 @@
 //! From errors and sensitivities to a type for each tensor.
+//!
+//! [`analysis`] is what was measured, [`constraints`] what the user demands, [`solver`] finds the best types for a target,
+//! [`mixes`] are llama.cpp's own rules, [`file`](mod@file) is the result.
+
+pub mod analysis;
+pub mod constraints;
+pub mod file;
+pub mod ftype;
+mod gap;
+pub mod hull;
+pub mod mixes;
+pub mod report;
+pub mod solver;
+mod units;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+pub use analysis::{Analysis, Candidate, TensorAnalysis};
+pub use constraints::{Constraints, Profile, Rule};
+pub use file::{Assignment, Plan};
+pub use ftype::Ftype;
+pub use mixes::{Fallback, Mix, ModelShape};
+
+use crate::quant::GgmlType;
+use solver::{Problem, Solution};
+use units::Units;
+
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// At most this many bytes for the whole file.
+    Size(u64),
+    /// At most this many bits per weight: the bits of all tensor data (unquantized tensors included, metadata and padding
+    /// not) over the number of all weights, the figure that llama.cpp prints.
+    Bpw(f64),
+    /// The smallest file whose predicted KL divergence is at most this many nats per token.
+    MaxKld(f64),
+    /// llama.cpp's own mixture of this name.
+    Type(Ftype),
+    /// One type for every tensor that can be quantized.
+    Pure(GgmlType),
+}
+
+/// Finds the plan. Deterministic: the same arguments give the same plan.
+///
+/// Errors: a rule that matches nothing, a tensor without an allowed type, a target that no plan meets. A budget beyond the
+/// largest plan is no error: the largest is taken, with a warning.
+pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    analysis.validate()?;
+    constraints.check(analysis)?;
+    match *target {
+        Target::Size(bytes) => within_size(analysis, constraints, bytes),
+        Target::Bpw(bpw) => within_bpw(analysis, constraints, bpw),
+        Target::MaxKld(nats) => meeting(analysis, constraints, nats),
+        Target::Type(ftype) => mixture(analysis, constraints, ftype),
+        Target::Pure(ty) => pure(analysis, constraints, ty),
+    }
+}
+
+fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
+    let units = Units::new(analysis, constraints, analysis::padded)?;
+    let problem = Problem::new(&units.choices);
+    let base = analysis.base_bytes();
+    let smallest = base + problem.min_bytes();
+    ensure!(
+        budget >= smallest,
+        "the smallest possible file has {} but the budget is {}",
+        bytes_text(smallest),
+        bytes_text(budget)
+    );
+    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    let plan = units.plan(analysis, Target::Size(budget), &solution)?;
+    if is_largest(&problem, &solution) && plan.bytes < budget {
+        log::warn!("the largest plan has {}, less than the budget of {}", bytes_text(plan.bytes), bytes_text(budget));
+    }
+    Ok(plan)
+}
+
+fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
+    ensure!(bpw.is_finite() && bpw > 0.0, "bits per weight must be a positive number: `{bpw}`");
+    let units = Units::new(analysis, constraints, |bytes| bytes)?;
+    let problem = Problem::new(&units.choices);
+    let elements = analysis.elements() as f64;
+    let base = analysis.unquantizable_bytes(|bytes| bytes);
+    // Bytes are whole: a plan of exactly `bpw` must not fail on the last bit of a product.
+    let budget = (bpw * elements / 8.0 * (1.0 + 1e-12)).floor() as u64;
+    let smallest = base + problem.min_bytes();
+    ensure!(
+        budget >= smallest,
+        "the smallest possible plan has {:.4} bits per weight but {bpw} were asked for",
+        smallest as f64 * 8.0 / elements
+    );
+    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    let plan = units.plan(analysis, Target::Bpw(bpw), &solution)?;
+    if is_largest(&problem, &solution) && plan.bpw < bpw {
+        log::warn!("the largest plan has {:.4} bits per weight, less than the {bpw} asked for", plan.bpw);
+    }
+    Ok(plan)
+}
+
+fn meeting(analysis: &Analysis, constraints: &Constraints, nats: f64) -> Result<Plan> {
+    ensure!(nats.is_finite() && nats >= 0.0, "a KL divergence must be a number from 0 up: `{nats}`");
+    let units = Units::new(analysis, constraints, analysis::padded)?;
+    let pinned = units.pinned_cost()?;
+    let problem = Problem::new(&units.choices);
+    let Some(solution) = problem.cheapest_meeting(nats - pinned) else {
+        bail!("the best possible plan has a predicted KL of {:.6} but at most {nats} was asked for", {
+            problem.largest().cost + pinned
+        });
+    };
+    units.plan(analysis, Target::MaxKld(nats), &solution)
+}
+
+fn mixture(analysis: &Analysis, constraints: &Constraints, ftype: Ftype) -> Result<Plan> {
+    let kept = |name: &str| constraints.kept(name);
+    let options = mixes::MixOptions { pure: false, has_imatrix: constraints.has_imatrix, pinned: Some(&kept) };
+    let mix = mixes::mix(ftype, &analysis.shape, &analysis.shapes(), options)?;
+    // The analysis may know better which tensors are fixed, so only its own are planned.
+    let types = analysis.quantizable().filter_map(|tensor| {
+        let ty = mix.types.get(&tensor.name)?;
+        Some((tensor.name.clone(), *ty))
+    });
+    Plan::new(analysis, Target::Type(ftype), &types.collect(), mix.fallbacks)
+}
+
+fn pure(analysis: &Analysis, constraints: &Constraints, ty: GgmlType) -> Result<Plan> {
+    let (mut types, mut fallbacks) = (BTreeMap::new(), Vec::new());
+    for tensor in analysis.quantizable() {
+        let wanted = constraints.kept(&tensor.name).unwrap_or(ty);
+        let used = mixes::fallback(wanted, tensor.cols).with_context(|| format!("tensor: `{}`", tensor.name))?;
+        if used != wanted {
+            fallbacks.push(Fallback { tensor: tensor.name.clone(), wanted, used });
+        }
+        types.insert(tensor.name.clone(), used);
+    }
+    Plan::new(analysis, Target::Pure(ty), &types, fallbacks)
+}
+
+/// Whether the solution is the one that no budget can improve.
+fn is_largest(problem: &Problem, solution: &Solution) -> bool {
+    problem.largest().picks == solution.picks
+}
+
+/// `1,234 bytes (1.21 KiB)`.
+fn bytes_text(bytes: u64) -> String {
+    let digits = bytes.to_string();
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let (mut value, mut unit) = (bytes as f64, "bytes");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value >= 1024.0 {
+            (value, unit) = (value / 1024.0, larger);
+        }
+    }
+    if unit == "bytes" { format!("{grouped} bytes") } else { format!("{grouped} bytes ({value:.2} {unit})") }
+}

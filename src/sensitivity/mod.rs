@@ -1,1 +1,35 @@
 //! What an error costs, in nats.
+//!
+//! For small errors the KL divergence that tensor t costs in type q is
+//! `D_t(q) = 1/2 sum_r g_r sum_j h_j dw_rj^2` nats per token, with `h_j = E[x_j^2]` the input side and
+//! `g_r = E[(dL/dz_r)^2]` the output side, L = -log p(y) summed over a sequence, y drawn from the model itself.
+
+mod gradient;
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+pub use gradient::{SweepOptions, reverse_sweep_factors};
+
+/// Weights of a tensor's squared error on both sides: `1/2 sum_r rows[r] sum_j cols[j] dw_rj^2` is in nats per token.
+#[derive(Clone, Debug)]
+pub struct Factor {
+    /// One per row: the output side (for an embedding: how often the row is used).
+    pub rows: Vec<f32>,
+    /// One per column: the input side (for an embedding: the gradient that reaches it).
+    pub cols: Vec<f32>,
+}
+
+impl Factor {
+    /// Nats per token from the column-weighted squared errors of some of the rows.
+    pub fn nats(&self, rows: Range<usize>, errors: impl IntoIterator<Item = f32>) -> f64 {
+        let sum: f64 = self.rows[rows].iter().zip(errors).map(|(g, e)| f64::from(*g) * f64::from(e)).sum();
+        0.5 * sum
+    }
+}
+
+/// The factors of every tensor; a tied embedding has two, one for each of its roles.
+#[derive(Clone, Debug, Default)]
+pub struct Sensitivities {
+    pub factors: HashMap<String, Vec<Factor>>,
+}

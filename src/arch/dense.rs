@@ -1,0 +1,195 @@
+//! What the dense decoder families share: tensor names, shapes, metadata, and the layer.
+
+use anyhow::{Result, bail};
+
+use super::graph::{Op, Slot};
+use super::hf_config::{HfConfig, HfRope, HfScaling};
+use super::{Expected, Hparams};
+use crate::gguf::Metadata;
+
+/// GGUF and Hugging Face names outside the layers.
+const GLOBAL_NAMES: &[(&str, &str)] = &[
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+/// GGUF and Hugging Face names inside `blk.N.` and `model.layers.N.`, without `.weight` or `.bias`.
+const LAYER_NAMES: &[(&str, &str)] = &[
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// The GGUF name of a Hugging Face tensor.
+pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
+    if let Some((gguf, _)) = GLOBAL_NAMES.iter().find(|(_, hf)| *hf == hf_name) {
+        return Some((*gguf).to_owned());
+    }
+    let (layer, stem, suffix) = split(hf_name, "model.layers.")?;
+    let (gguf, _) = LAYER_NAMES.iter().find(|(_, hf)| *hf == stem)?;
+    Some(format!("blk.{layer}.{gguf}.{suffix}"))
+}
+
+/// The Hugging Face name of a GGUF tensor.
+pub(super) fn hf_name(gguf_name: &str) -> Option<String> {
+    if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == gguf_name) {
+        return Some((*hf).to_owned());
+    }
+    let (layer, stem, suffix) = split(gguf_name, "blk.")?;
+    let (_, hf) = LAYER_NAMES.iter().find(|(gguf, _)| *gguf == stem)?;
+    Some(format!("model.layers.{layer}.{hf}.{suffix}"))
+}
+
+/// Layer, stem and suffix of a name inside a layer.
+fn split<'a>(name: &'a str, prefix: &str) -> Option<(usize, &'a str, &'a str)> {
+    let (layer, rest) = name.strip_prefix(prefix)?.split_once('.')?;
+    let (stem, suffix) = rest.rsplit_once('.')?;
+    let known = matches!(suffix, "weight" | "bias");
+    known.then_some((layer.parse().ok()?, stem, suffix))
+}
+
+/// Sizes in config.json that have a default, which differs by family.
+pub(super) struct Defaults {
+    pub(super) context: u32,
+    pub(super) kv_heads: u32,
+    pub(super) head_dim: u32,
+}
+
+/// The keys that llama.cpp's converter writes for every text model (`conversion/base.py`, `set_gguf_parameters`).
+pub(super) fn metadata(architecture: &str, config: &HfConfig, defaults: &Defaults, file_type: u32) -> Result<Metadata> {
+    config.check_activation()?;
+    let mut metadata = Metadata::new();
+    let mut set = |key: &str, value: u32| metadata.set(format!("{architecture}.{key}"), value);
+    let context = config.size_or("max_position_embeddings", defaults.context)?;
+    set("block_count", config.size("num_hidden_layers")?);
+    set("context_length", context);
+    set("embedding_length", config.size("hidden_size")?);
+    set("feed_forward_length", config.size("intermediate_size")?);
+    set("attention.head_count", config.size("num_attention_heads")?);
+    set("attention.head_count_kv", config.size_or("num_key_value_heads", defaults.kv_heads)?);
+    rope_metadata(architecture, &config.rope(context)?, &mut metadata);
+    let eps = config.f64("rms_norm_eps")?.unwrap_or(1e-6);
+    metadata.set(format!("{architecture}.attention.layer_norm_rms_epsilon"), eps as f32);
+    let head_dim = config.size_or("head_dim", defaults.head_dim)?;
+    if !head_dim.is_multiple_of(2) {
+        bail!("heads of {head_dim} elements cannot be rotated in pairs: `{}`", config.path().display());
+    }
+    metadata.set(format!("{architecture}.attention.key_length"), head_dim);
+    metadata.set(format!("{architecture}.attention.value_length"), head_dim);
+    metadata.set("general.file_type", file_type);
+    Ok(metadata)
+}
+
+fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
+    let name = |key: &str| format!("{architecture}.rope.{key}");
+    match &rope.scaling {
+        HfScaling::None | HfScaling::Llama3 { .. } => {}
+        HfScaling::Linear { factor } => {
+            metadata.set(name("scaling.type"), "linear");
+            metadata.set(name("scaling.factor"), *factor as f32);
+        }
+        HfScaling::Yarn { factor, original_context, extrapolation_factor, attention_factor, beta_fast, beta_slow } => {
+            metadata.set(name("scaling.type"), "yarn");
+            metadata.set(name("scaling.factor"), *factor as f32);
+            metadata.set(name("scaling.original_context_length"), *original_context);
+            let optional = [
+                ("scaling.yarn_ext_factor", extrapolation_factor),
+                ("scaling.yarn_attn_factor", attention_factor),
+                ("scaling.yarn_beta_fast", beta_fast),
+                ("scaling.yarn_beta_slow", beta_slow),
+            ];
+            for (key, value) in optional {
+                if let Some(value) = value {
+                    metadata.set(name(key), *value as f32);
+                }
+            }
+        }
+    }
+    metadata.set(name("freq_base"), rope.theta as f32);
+}
+
+/// What differs between the families' layers.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Queries and keys have a norm of their own, over each head.
+    pub(super) qk_norm: bool,
+}
+
+/// The tensors of a model, with their shapes.
+pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
+    let (width, ff) = (hparams.n_embd as u64, hparams.n_ff as u64);
+    let (q, kv) = (hparams.q_width() as u64, hparams.kv_width() as u64);
+    let head = hparams.head_dim as u64;
+    let tensor = |name: String, dims: &[u64], required| Expected { name, dims: dims.to_vec(), required };
+    let vocab = hparams.n_vocab as u64;
+    let mut tensors = vec![
+        tensor("token_embd.weight".into(), &[width, vocab], true),
+        tensor("output_norm.weight".into(), &[width], true),
+        tensor("output.weight".into(), &[width, vocab], false),
+        tensor("rope_freqs.weight".into(), &[hparams.rope.rot as u64 / 2], false),
+    ];
+    for il in 0..hparams.n_layer {
+        let norms = [("attn_norm", width, true), ("ffn_norm", width, true)];
+        let qk_norms = [("attn_q_norm", head, true), ("attn_k_norm", head, true)];
+        let linears = [
+            ("attn_q", width, q),
+            ("attn_k", width, kv),
+            ("attn_v", width, kv),
+            ("attn_output", q, width),
+            ("ffn_gate", width, ff),
+            ("ffn_up", width, ff),
+            ("ffn_down", ff, width),
+        ];
+        for (stem, len, required) in norms.into_iter().chain(qk_norms.into_iter().filter(|_| layout.qk_norm)) {
+            tensors.push(tensor(format!("blk.{il}.{stem}.weight"), &[len], required));
+        }
+        for (stem, cols, rows) in linears {
+            tensors.push(tensor(format!("blk.{il}.{stem}.weight"), &[cols, rows], true));
+            tensors.push(tensor(format!("blk.{il}.{stem}.bias"), &[rows], false));
+        }
+    }
+    tensors
+}
+
+/// Layer `il` as operations.
+pub(super) fn layer(hparams: &Hparams, il: usize, layout: Layout, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op> {
+    let weight = |stem: &str| format!("blk.{il}.{stem}.weight");
+    let norm = |src, dst, stem: &str, width| Op::RmsNorm { src, dst, weight: weight(stem), width };
+    let linear = |src, dst, stem: &str, add| {
+        let bias = Some(format!("blk.{il}.{stem}.bias")).filter(|bias| has_tensor(bias));
+        Op::Linear { src, dst, weight: weight(stem), bias, add }
+    };
+    let Hparams { n_embd, n_head, n_head_kv, head_dim, window, .. } = *hparams;
+    let (q, k) = if layout.qk_norm { (Slot::QNormed, Slot::KNormed) } else { (Slot::Q, Slot::K) };
+    let mut ops = vec![
+        norm(Slot::Hidden, Slot::Normed, "attn_norm", n_embd),
+        linear(Slot::Normed, Slot::Q, "attn_q", false),
+        linear(Slot::Normed, Slot::K, "attn_k", false),
+        linear(Slot::Normed, Slot::V, "attn_v", false),
+    ];
+    if layout.qk_norm {
+        ops.push(norm(Slot::Q, Slot::QNormed, "attn_q_norm", head_dim));
+        ops.push(norm(Slot::K, Slot::KNormed, "attn_k_norm", head_dim));
+    }
+    ops.extend([
+        Op::Rope { slot: q, heads: n_head, head_dim },
+        Op::Rope { slot: k, heads: n_head_kv, head_dim },
+        Op::Attention { q, k, v: Slot::V, dst: Slot::Mixed, window },
+        linear(Slot::Mixed, Slot::Hidden, "attn_output", true),
+        norm(Slot::Hidden, Slot::Normed, "ffn_norm", n_embd),
+        linear(Slot::Normed, Slot::Gate, "ffn_gate", false),
+        linear(Slot::Normed, Slot::Up, "ffn_up", false),
+        Op::SwiGlu { gate: Slot::Gate, up: Slot::Up, dst: Slot::Act },
+        linear(Slot::Act, Slot::Hidden, "ffn_down", true),
+    ]);
+    ops
+}

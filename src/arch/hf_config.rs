@@ -1,0 +1,224 @@
+//! config.json of a Hugging Face folder, with transformers' defaults where a key is missing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Map, Value};
+
+/// A parsed config.json. A key whose value is null counts as missing.
+#[derive(Clone, Debug)]
+pub struct HfConfig {
+    path: PathBuf,
+    json: Value,
+}
+
+/// Rotary embedding settings, from `rope_parameters`, `rope_scaling` or the old top-level keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfRope {
+    pub theta: f64,
+    pub scaling: HfScaling,
+}
+
+/// How rotary frequencies are stretched (transformers `modeling_rope_utils.py`).
+#[derive(Clone, Debug, PartialEq)]
+pub enum HfScaling {
+    None,
+    Linear {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_context: f64,
+    },
+    Yarn {
+        factor: f64,
+        original_context: u32,
+        extrapolation_factor: Option<f64>,
+        attention_factor: Option<f64>,
+        beta_fast: Option<f64>,
+        beta_slow: Option<f64>,
+    },
+}
+
+impl HfConfig {
+    /// Reads config.json of a folder. Fails if it is missing or is not a JSON object.
+    pub fn read(folder: &Path) -> Result<HfConfig> {
+        let path = folder.join("config.json");
+        if !path.is_file() {
+            bail!("the model folder has no config.json: `{}`", folder.display());
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read: `{}`", path.display()))?;
+        let json =
+            serde_json::from_str(&text).map_err(|error| anyhow!("cannot parse: `{}` ({error})", path.display()))?;
+        HfConfig::new(&path, json)
+    }
+
+    /// A config from parsed JSON; `path` is for error messages.
+    pub fn new(path: &Path, json: Value) -> Result<HfConfig> {
+        if !json.is_object() {
+            bail!("not a JSON object: `{}`", path.display());
+        }
+        Ok(HfConfig { path: path.to_owned(), json })
+    }
+
+    /// The whole file.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn map(&self) -> &Map<String, Value> {
+        self.json.as_object().expect("checked when it was read")
+    }
+
+    /// The value of a key that is there and not null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map().get(key).filter(|value| !value.is_null())
+    }
+
+    /// The first name under `architectures`.
+    pub fn architecture(&self) -> Result<&str> {
+        let name = self.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
+        name.ok_or_else(|| anyhow!("config.json names no model architecture: `{}`", self.path.display()))
+    }
+
+    fn complaint(&self, key: &str, wanted: &str) -> anyhow::Error {
+        let found = if self.get(key).is_some() { "is not" } else { "is missing; it should be" };
+        anyhow!("`{key}` {found} {wanted}: `{}`", self.path.display())
+    }
+
+    /// A u32, or `None` where it is missing. Fails on anything else.
+    pub fn u32(&self, key: &str) -> Result<Option<u32>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        number.map(Some).ok_or_else(|| self.complaint(key, "a whole number"))
+    }
+
+    /// A positive u32, which must be there.
+    pub fn size(&self, key: &str) -> Result<u32> {
+        let size = self.u32(key)?.filter(|&size| size > 0);
+        size.ok_or_else(|| self.complaint(key, "a whole number above 0"))
+    }
+
+    /// A positive u32, or `default` where it is missing.
+    pub fn size_or(&self, key: &str, default: u32) -> Result<u32> {
+        if self.get(key).is_none() { Ok(default) } else { self.size(key) }
+    }
+
+    /// A number, or `None` where it is missing. Fails on anything else.
+    pub fn f64(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.complaint(key, "a number"))
+    }
+
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.complaint(key, "true or false"))
+    }
+
+    /// Fails unless the activation is SiLU, the only one that the dense families know.
+    pub fn check_activation(&self) -> Result<()> {
+        match self.get("hidden_act").map(|name| name.as_str().unwrap_or_default()) {
+            None | Some("silu" | "swish") => Ok(()),
+            Some(other) => bail!("unsupported `hidden_act` `{other}`: `{}`", self.path.display()),
+        }
+    }
+
+    /// Rotary embedding settings. `context` is `max_position_embeddings`.
+    ///
+    /// Fails on a scaling that is unknown or lacks a number, and on heads that are rotated in part.
+    pub fn rope(&self, context: u32) -> Result<HfRope> {
+        let settings = Settings { config: self, map: self.rope_settings() };
+        let theta = settings.number("rope_theta")?.map_or_else(|| self.f64("rope_theta"), |theta| Ok(Some(theta)))?;
+        let theta = theta.unwrap_or(10_000.0);
+        if theta.is_nan() || theta <= 0.0 {
+            bail!("`rope_theta` is not above 0: `{}`", self.path.display());
+        }
+        let part = settings.number("partial_rotary_factor")?.or(self.f64("partial_rotary_factor")?);
+        if part.is_some_and(|part| part != 1.0) {
+            bail!("unsupported `partial_rotary_factor`: `{}`", self.path.display());
+        }
+        Ok(HfRope { theta, scaling: settings.scaling(context)? })
+    }
+
+    /// The settings' object. transformers prefers the old name where both are there.
+    fn rope_settings(&self) -> Option<&Map<String, Value>> {
+        let named = |key| self.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
+        let map = named("rope_scaling").or_else(|| named("rope_parameters"))?;
+        match map.get("full_attention").and_then(Value::as_object) {
+            Some(nested) => Some(nested),
+            None => Some(map),
+        }
+    }
+}
+
+/// The rope settings' object, if there is one.
+struct Settings<'a> {
+    config: &'a HfConfig,
+    map: Option<&'a Map<String, Value>>,
+}
+
+impl Settings<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map?.get(key).filter(|value| !value.is_null())
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| number.is_finite());
+        number.map(Some).ok_or_else(|| anyhow!("`{key}` of the rope scaling is not a number: `{}`", self.path()))
+    }
+
+    /// A number above 0 that must be there.
+    fn positive(&self, key: &str) -> Result<f64> {
+        let number = self.number(key)?.filter(|&number| number > 0.0);
+        number.ok_or_else(|| anyhow!("`{key}` of the rope scaling is not a number above 0: `{}`", self.path()))
+    }
+
+    fn path(&self) -> std::path::Display<'_> {
+        self.config.path.display()
+    }
+
+    /// transformers gives the top-level key priority, and falls back on `max_position_embeddings`.
+    fn original_context(&self, context: u32) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        let given = self.config.f64(key)?.or(self.number(key)?).unwrap_or(context.into());
+        if given < 1.0 || given > u32::MAX.into() {
+            bail!("`{key}` is out of range: `{}`", self.path());
+        }
+        Ok(given)
+    }
+
+    fn scaling(&self, context: u32) -> Result<HfScaling> {
+        let kind = self.get("rope_type").or_else(|| self.get("type")).and_then(Value::as_str).unwrap_or("default");
+        Ok(match kind {
+            "default" => HfScaling::None,
+            // stretches only past the context it was trained for
+            "dynamic" => HfScaling::None,
+            "linear" => HfScaling::Linear { factor: self.positive("factor")? },
+            "llama3" => HfScaling::Llama3 {
+                factor: self.positive("factor")?,
+                low_freq_factor: self.positive("low_freq_factor")?,
+                high_freq_factor: self.positive("high_freq_factor")?,
+                original_context: self.original_context(context)?,
+            },
+            "yarn" => HfScaling::Yarn {
+                factor: self.positive("factor")?,
+                original_context: self.original_context(context)? as u32,
+                extrapolation_factor: self.number("extrapolation_factor")?,
+                attention_factor: self.number("attention_factor")?.or(self.number("attn_factor")?),
+                beta_fast: self.number("beta_fast")?,
+                beta_slow: self.number("beta_slow")?,
+            },
+            other => bail!(
+                "unknown rope scaling `{other}` (known: default, dynamic, linear, llama3, yarn): `{}`",
+                self.path()
+            ),
+        })
+    }
+}

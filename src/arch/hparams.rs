@@ -1,0 +1,198 @@
+//! Hyper-parameters, read from GGUF metadata alone with the defaults of llama.cpp's loader
+//! (`src/llama-model.cpp`, `load_hparams`).
+
+use anyhow::{Result, bail};
+
+use super::graph::RopeStyle;
+use super::rope::{Rope, Scaling, Yarn};
+use crate::gguf::{Array, Metadata, Value};
+
+/// The sizes and constants of a dense decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hparams {
+    pub architecture: String,
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width between the feed-forward matrices.
+    pub n_ff: usize,
+    pub n_head: usize,
+    pub n_head_kv: usize,
+    /// Elements of one head, of queries, keys and values alike.
+    pub head_dim: usize,
+    pub n_vocab: usize,
+    /// Longest context the model was trained for, in tokens.
+    pub n_ctx_train: usize,
+    pub rms_eps: f32,
+    pub rope: Rope,
+    /// Tokens that attention sees, itself included, where it does not see all.
+    pub window: Option<usize>,
+}
+
+impl Hparams {
+    /// Width of the queries of one token.
+    pub fn q_width(&self) -> usize {
+        self.n_head * self.head_dim
+    }
+
+    /// Width of the keys, and of the values, of one token.
+    pub fn kv_width(&self) -> usize {
+        self.n_head_kv * self.head_dim
+    }
+
+    /// What attention scores are multiplied by.
+    pub fn attention_scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Reads the keys of `architecture`. `n_vocab` is the number of rows of the embedding, if known.
+    ///
+    /// Fails if a key that llama.cpp needs is missing, or describes a model that is not a plain dense decoder.
+    pub fn read(metadata: &Metadata, architecture: &str, style: RopeStyle, n_vocab: Option<usize>) -> Result<Hparams> {
+        let keys = Keys { metadata, architecture };
+        if keys.size_or("expert_count", 0)? > 0 {
+            bail!("mixture-of-experts models are not supported: `{architecture}.expert_count`");
+        }
+        let n_embd = keys.size("embedding_length")?;
+        let n_head = keys.size("attention.head_count")?;
+        let head_dim = keys.size_or("attention.key_length", n_embd / n_head)?;
+        if keys.size_or("attention.value_length", n_embd / n_head)? != head_dim {
+            bail!("keys and values of different width are not supported: `{architecture}.attention.value_length`");
+        }
+        let n_head_kv = keys.size_or("attention.head_count_kv", n_head)?;
+        if head_dim == 0 || n_head_kv == 0 || !n_head.is_multiple_of(n_head_kv) {
+            bail!("{n_head} heads cannot share {n_head_kv} key-value heads: `{architecture}.attention.head_count_kv`");
+        }
+        let n_ctx_train = keys.size("context_length")?;
+        Ok(Hparams {
+            architecture: architecture.to_owned(),
+            n_layer: keys.size("block_count")?,
+            n_embd,
+            n_ff: keys.size("feed_forward_length")?,
+            n_head,
+            n_head_kv,
+            head_dim,
+            n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
+            n_ctx_train,
+            rms_eps: metadata.require_f32(&keys.name("attention.layer_norm_rms_epsilon"))?,
+            rope: keys.rope(style, head_dim, n_ctx_train)?,
+            window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
+        })
+    }
+}
+
+/// The metadata under one architecture's prefix.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    /// A whole number above 0.
+    fn size(&self, key: &str) -> Result<usize> {
+        match self.optional_size(key)? {
+            Some(0) => bail!("metadata key is 0: `{}`", self.name(key)),
+            Some(size) => Ok(size),
+            None => bail!("metadata key is missing: `{}`", self.name(key)),
+        }
+    }
+
+    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// A whole number; or an array of one number per layer, all equal.
+    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let name = self.name(key);
+        match self.metadata.get(&name) {
+            None => Ok(None),
+            Some(Value::Array(array)) => match equal_items(array) {
+                Some(size) => Ok(Some(size as usize)),
+                None => bail!("layers that differ from each other are not supported: `{name}`"),
+            },
+            Some(_) => Ok(Some(self.metadata.require_u32(&name)? as usize)),
+        }
+    }
+
+    fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
+        let name = self.name(key);
+        if self.metadata.contains(&name) { self.metadata.require_f32(&name) } else { Ok(default) }
+    }
+
+    fn vocabulary(&self) -> Result<usize> {
+        match self.metadata.strings("tokenizer.ggml.tokens") {
+            Some(tokens) => Ok(tokens.len()),
+            None => self.size("vocab_size"),
+        }
+    }
+
+    fn rope(&self, style: RopeStyle, head_dim: usize, n_ctx_train: usize) -> Result<Rope> {
+        let rot = self.size_or("rope.dimension_count", head_dim)?;
+        if rot != head_dim || !rot.is_multiple_of(2) {
+            bail!(
+                "heads of {head_dim} with {rot} rotated elements are not supported: `{}`",
+                self.name("rope.dimension_count")
+            );
+        }
+        let freq_base = self.f32_or("rope.freq_base", 10_000.0)?;
+        if freq_base.is_nan() || freq_base <= 0.0 {
+            bail!("metadata key is not above 0: `{}`", self.name("rope.freq_base"));
+        }
+        let attn_factor = self.f32_or("rope.scaling.attn_factor", 1.0)?;
+        Ok(Rope { style, rot, freq_base, attn_factor, scaling: self.scaling(n_ctx_train)? })
+    }
+
+    fn scaling(&self, n_ctx_train: usize) -> Result<Scaling> {
+        // the old name of the factor is `rope.scale_linear`; 0 and absence both mean 1
+        let factor = match self.f32_or("rope.scaling.factor", 0.0)? {
+            0.0 => self.f32_or("rope.scale_linear", 0.0)?,
+            factor => factor,
+        };
+        let factor = if factor == 0.0 { 1.0 } else { factor };
+        if factor.is_nan() || factor <= 0.0 {
+            bail!("metadata key is not above 0: `{}`", self.name("rope.scaling.factor"));
+        }
+        let name = self.name("rope.scaling.type");
+        match self.metadata.str(&name).unwrap_or("linear") {
+            "none" => Ok(Scaling::None),
+            "linear" if factor == 1.0 => Ok(Scaling::None),
+            "linear" => Ok(Scaling::Linear { factor }),
+            "yarn" => Ok(Scaling::Yarn(self.yarn(factor, n_ctx_train)?)),
+            other => bail!("unsupported rope scaling: `{other}` under `{name}`"),
+        }
+    }
+
+    fn yarn(&self, factor: f32, n_ctx_train: usize) -> Result<Yarn> {
+        let attention_factor = self.f32_or("rope.scaling.yarn_attn_factor", -1.0)?;
+        let ext_factor = self.f32_or("rope.scaling.yarn_ext_factor", -1.0)?;
+        Ok(Yarn {
+            factor,
+            original_context: self.size_or("rope.scaling.original_context_length", n_ctx_train)? as u32,
+            ext_factor: if ext_factor < 0.0 { 1.0 } else { ext_factor },
+            beta_fast: self.f32_or("rope.scaling.yarn_beta_fast", 32.0)?,
+            beta_slow: self.f32_or("rope.scaling.yarn_beta_slow", 1.0)?,
+            attention_factor: Some(attention_factor).filter(|&factor| factor >= 0.0),
+            log_multiplier: self.f32_or("rope.scaling.yarn_log_multiplier", 0.0)?,
+        })
+    }
+}
+
+/// The value of a non-empty array whose items are all the same whole number.
+fn equal_items(array: &Array) -> Option<u64> {
+    fn same<T: Copy + PartialEq>(items: &[T]) -> Option<T> {
+        let first = *items.first()?;
+        items.iter().all(|&item| item == first).then_some(first)
+    }
+    match array {
+        Array::U32(items) => same(items).map(u64::from),
+        Array::I32(items) => same(items).and_then(|item| item.try_into().ok()),
+        Array::U64(items) => same(items),
+        Array::I64(items) => same(items).and_then(|item| item.try_into().ok()),
+        Array::U16(items) => same(items).map(u64::from),
+        _ => None,
+    }
+}

@@ -1,0 +1,103 @@
+//! Llama 1 to 3 and the Mistral models that share its layers.
+
+use anyhow::Result;
+
+use super::dense::{self, Defaults, Layout};
+use super::graph::{Op, RopeStyle};
+use super::rope::llama3_factors;
+use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use crate::gguf::Metadata;
+
+pub(super) struct Llama;
+
+const ARCHITECTURE: &str = "llama";
+const MISTRAL: &str = "MistralForCausalLM";
+const LAYOUT: Layout = Layout { qk_norm: false };
+
+/// transformers' defaults: `LlamaConfig`, `MistralConfig`.
+fn defaults(config: &HfConfig) -> Result<Defaults> {
+    let heads = config.size("num_attention_heads")?;
+    let head_dim = config.size("hidden_size")? / heads;
+    Ok(match config.architecture()? {
+        // a null counts as absent here; Mistral reads it as the number of heads
+        MISTRAL if !config.json().get("num_key_value_heads").is_some_and(|value| value.is_null()) => {
+            Defaults { context: 131_072, kv_heads: 8, head_dim }
+        }
+        MISTRAL => Defaults { context: 131_072, kv_heads: heads, head_dim },
+        _ => Defaults { context: 2048, kv_heads: heads, head_dim },
+    })
+}
+
+impl Family for Llama {
+    fn architecture(&self) -> &'static str {
+        ARCHITECTURE
+    }
+
+    fn hf_architectures(&self) -> &'static [&'static str] {
+        &["LlamaForCausalLM", MISTRAL]
+    }
+
+    fn rope_style(&self) -> RopeStyle {
+        RopeStyle::Norm
+    }
+
+    fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
+        let defaults = defaults(config)?;
+        let mut metadata = dense::metadata(ARCHITECTURE, config, &defaults, file_type)?;
+        metadata.set("llama.vocab_size", config.size("vocab_size")?);
+        metadata.set("llama.rope.dimension_count", config.size_or("head_dim", defaults.head_dim)?);
+        Ok(metadata)
+    }
+
+    /// Mistral's window is in config.json alone: llama.cpp's converter writes no key for it, and its `llama` graph
+    /// has no window.
+    fn config_window(&self, config: &HfConfig) -> Result<Option<usize>> {
+        if config.architecture()? != MISTRAL {
+            return Ok(None);
+        }
+        let absent = config.json().get("sliding_window").is_none();
+        let window = if absent { Some(4096) } else { config.u32("sliding_window")? };
+        Ok(window.map(|window| window as usize))
+    }
+
+    fn gguf_name(&self, hf_name: &str) -> Option<String> {
+        dense::gguf_name(hf_name)
+    }
+
+    fn hf_name(&self, gguf_name: &str) -> Option<String> {
+        dense::hf_name(gguf_name)
+    }
+
+    fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform {
+        let is = |stem: &str| {
+            gguf_name.ends_with(&format!(".{stem}.weight")) || gguf_name.ends_with(&format!(".{stem}.bias"))
+        };
+        if is("attn_q") {
+            Transform::PairRows { heads: hparams.n_head }
+        } else if is("attn_k") {
+            Transform::PairRows { heads: hparams.n_head_kv }
+        } else {
+            Transform::None
+        }
+    }
+
+    fn extra_tensors(&self, config: &HfConfig) -> Result<Vec<Extra>> {
+        let defaults = defaults(config)?;
+        let rope = config.rope(config.size_or("max_position_embeddings", defaults.context)?)?;
+        let rot = config.size_or("head_dim", defaults.head_dim)? as usize;
+        let factors = llama3_factors(&rope.scaling, rope.theta, rot);
+        Ok(factors.map(|values| Extra { name: "rope_freqs.weight".into(), values }).into_iter().collect())
+    }
+
+    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
+        Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))
+    }
+
+    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
+        dense::expected(hparams, LAYOUT)
+    }
+
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op> {
+        dense::layer(hparams, il, LAYOUT, has_tensor)
+    }
+}

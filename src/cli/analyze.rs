@@ -1,0 +1,93 @@
+//! `dq-gpu analyze`: what every type would cost every tensor.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueHint};
+
+use super::Global;
+use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
+use super::output::{self, AnalyzeReport};
+use super::progress::Bars;
+use super::text::Reader;
+use crate::pipeline::quantize::{Clock, Goal, Job};
+use crate::plan::{Constraints, Target};
+use crate::source::Model;
+
+const EXAMPLES: &str = "\
+Examples:
+  dq-gpu analyze ./Qwen3-8B -o qwen3-8b.analysis.json
+  dq-gpu analyze ./Qwen3-8B --imatrix qwen3-8b.imatrix.gguf -o qwen3-8b.analysis.json
+  dq-gpu analyze ./Qwen3-8B --types Q3_K,Q4_K,Q5_K,Q6_K --calibration chats.jsonl -o qwen3-8b.analysis.json";
+
+/// Measure the error of every type for every tensor, and what it costs in KL divergence.
+///
+/// One analysis serves any number of plans: see `dq-gpu plan`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct AnalyzeArgs {
+    /// A Hugging Face folder, or a GGUF (of a split model, any of its files)
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub model: PathBuf,
+    /// The analysis to write
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub types: TypeArgs,
+    #[command(flatten)]
+    pub text: CalibrationArgs,
+    /// Importance matrix, ours or llama.cpp's, instead of one made from the calibration text
+    #[arg(long, value_name = "FILE", help_heading = "Text", value_hint = ValueHint::FilePath)]
+    pub imatrix: Option<PathBuf>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
+    common::require("model", [&args.model])?;
+    common::require("importance matrix", &args.imatrix)?;
+    common::require("calibration text", &args.text.calibration)?;
+    let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.text.calibration);
+    common::check_output(&args.output, inputs)?;
+    let bars = global.bars()?;
+    let report = work(args, &bars)?;
+    drop(bars);
+    output::print(global, &report)
+}
+
+fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
+    let device = args.device.open()?;
+    let model = Model::open(&args.model)?;
+    let reader = Reader::new(&model)?;
+    let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    let types = args.types.candidates(&model, &[]);
+    let job = Job {
+        device: &device,
+        model: &model,
+        calibration: &calibration,
+        dataset: &dataset,
+        imatrix: common::read_imatrix(args.imatrix.as_deref())?,
+        heldout: &heldout,
+        types: &types,
+        constraints: Constraints::default(),
+        // any goal that needs the whole analysis: the job ends before it plans
+        goal: Goal::Target(Target::Size(u64::MAX)),
+        seed: args.seed,
+        memory: args.device.memory(),
+        output: &args.output,
+    };
+    let analysis = job.learn(&mut Clock::default(), bars)?.analysis;
+    analysis.write(&args.output)?;
+    Ok(AnalyzeReport {
+        output: args.output.clone(),
+        tensors: analysis.quantizable().count(),
+        types,
+        sensitivity: analysis.sensitivity,
+        device: device.name(),
+        seconds: bars.steps(),
+    })
+}

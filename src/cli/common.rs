@@ -1,0 +1,237 @@
+//! Options that several commands share, and the checks of paths that need not wait for hours of work.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueHint, value_parser};
+
+use super::size;
+use crate::device::Device;
+use crate::forward::StreamOptions;
+use crate::gguf::SplitName;
+use crate::imatrix::Imatrix;
+use crate::plan::constraints::{Demand, parse_types};
+use crate::plan::{Constraints, Ftype, Profile, Rule, Target};
+use crate::quant::{self, GgmlType};
+use crate::source::Model;
+
+/// Which text the model reads.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Text")]
+pub struct CalibrationArgs {
+    /// Calibration text: plain text, .jsonl of messages, or a folder of such files [default: the built-in set]
+    #[arg(long, value_name = "PATH", num_args = 1.., value_hint = ValueHint::AnyPath)]
+    pub calibration: Vec<PathBuf>,
+    /// Tokens per chunk
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = value_parser!(u32).range(16..=1 << 20))]
+    pub ctx: u32,
+    /// Read at most this many chunks of a text [default: all]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub chunks: Option<u32>,
+}
+
+/// Where the work runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// auto, cpu, gpu, or the index or a part of the name of an adapter (see `dq-gpu devices`)
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+    /// Memory for the states of the text, besides the weights of one layer: with less of it fewer sequences pass a layer
+    /// together, and the states between layers go to disk
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = size::parse)]
+    pub memory: u64,
+}
+
+impl DeviceArgs {
+    /// Opens the chosen device.
+    pub fn open(&self) -> Result<Device> {
+        let device = Device::open(&self.device)?;
+        log::info!("device: {}", device.name());
+        Ok(device)
+    }
+
+    /// How a pass through the model may use memory.
+    pub fn memory(&self) -> StreamOptions {
+        StreamOptions::within(usize::try_from(self.memory).unwrap_or(usize::MAX))
+    }
+}
+
+/// Which tensor types are considered.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Types")]
+pub struct TypeArgs {
+    /// Only these tensor types, separated by commas: Q4_K,Q5_K,Q6_K
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = weight_type, conflicts_with = "profile")]
+    pub types: Option<Vec<GgmlType>>,
+    /// Types that suit an engine: every type, those fast on CPUs, those fast on Apple GPUs, those that old readers know
+    #[arg(long, value_name = "PROFILE", default_value = "quality", value_parser = profile_parser())]
+    pub profile: Profile,
+}
+
+impl TypeArgs {
+    /// The types to try on `model`, with those that stand in where rows do not fit, and those that rules give.
+    pub fn candidates(&self, model: &Model, keep: &[Rule]) -> Vec<GgmlType> {
+        let listed =
+            self.types.clone().unwrap_or_else(|| GgmlType::all().filter(|&ty| self.profile.allows(ty)).collect());
+        let kept = keep.iter().filter_map(|rule| match rule.demand {
+            Demand::Keep(ty) => Some(ty),
+            _ => None,
+        });
+        let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).collect();
+        let widths: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
+        let fitting = widths.iter().flat_map(|&cols| wanted.iter().map(move |&ty| quant::fallback(ty, cols)));
+        let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();
+        all.into_iter().filter(|&ty| ty.is_quantized() && quant::format(ty).is_some()).collect()
+    }
+}
+
+/// Rules for single tensors.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Types")]
+pub struct KeepArgs {
+    /// Give tensors whose name matches this type, whatever it costs: 'output=Q8_0' (repeatable, the first match wins)
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = Rule::keep)]
+    pub keep: Vec<Rule>,
+}
+
+/// What the planner may do.
+pub fn constraints(types: &TypeArgs, keep: &KeepArgs, has_imatrix: bool) -> Constraints {
+    Constraints {
+        types: types.types.clone(),
+        profile: types.profile,
+        rules: keep.keep.clone(),
+        ties: Vec::new(),
+        has_imatrix,
+    }
+}
+
+/// What the file is made for: exactly one of these.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target (exactly one)")]
+#[group(id = "target", required = true, multiple = false)]
+pub struct TargetArgs {
+    /// At most this size for the whole file: 4.7GiB, 800MB, 5225472B
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub size: Option<u64>,
+    /// At most this many bits per weight, over all tensors
+    #[arg(long, value_name = "BITS", value_parser = positive)]
+    pub bpw: Option<f64>,
+    /// The smallest file whose predicted KL divergence is at most this many nats per token
+    #[arg(long, value_name = "NATS", value_parser = positive)]
+    pub max_kld: Option<f64>,
+    /// llama.cpp's own mix of this name, by its rules: Q4_K_M
+    #[arg(long = "type", value_name = "MIX", value_parser = str::parse::<Ftype>, conflicts_with_all = ["types", "profile"])]
+    pub mix: Option<Ftype>,
+    /// One type for every tensor that can be quantized: Q4_K
+    #[arg(long, value_name = "TYPE", value_parser = weight_type, conflicts_with_all = ["types", "profile"])]
+    pub pure: Option<GgmlType>,
+}
+
+impl TargetArgs {
+    /// The target, if it is one of these (clap has made sure that there is not more than one).
+    pub fn target(&self) -> Option<Target> {
+        let size = self.size.map(Target::Size);
+        let bpw = self.bpw.map(Target::Bpw);
+        let max_kld = self.max_kld.map(Target::MaxKld);
+        size.or(bpw).or(max_kld).or(self.mix.map(Target::Type)).or(self.pure.map(Target::Pure))
+    }
+}
+
+fn positive(text: &str) -> Result<f64> {
+    let number: f64 = text.parse().ok().context("not a number")?;
+    ensure!(number.is_finite() && number > 0.0, "the number must be more than zero");
+    Ok(number)
+}
+
+fn weight_type(name: &str) -> Result<GgmlType> {
+    parse_types(name)?.first().copied().context("a type is missing")
+}
+
+fn profile_parser() -> impl clap::builder::TypedValueParser<Value = Profile> {
+    use clap::builder::TypedValueParser;
+    clap::builder::PossibleValuesParser::new(Profile::NAMES).try_map(|name| name.parse::<Profile>())
+}
+
+/// An importance matrix file, and its name for the metadata of what is made with it.
+pub fn read_imatrix(path: Option<&Path>) -> Result<Option<(Imatrix, String)>> {
+    path.map(|path| Ok((Imatrix::read(path)?, path.display().to_string()))).transpose()
+}
+
+/// Fails unless every path exists; `what` says what it should be.
+pub fn require<'a>(what: &str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for path in paths {
+        ensure!(path.exists(), "cannot find the {what}: `{}`", path.display());
+    }
+    Ok(())
+}
+
+/// Fails if `output` cannot be written, or would overwrite one of `inputs` or a file of a model among them.
+pub fn check_output<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let shown = output.display();
+    ensure!(output.file_name().is_some() && !output.is_dir(), "the output is a folder: `{shown}`");
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "the folder of the output does not exist: `{shown}`");
+    for input in inputs {
+        if overwrites(output, input) {
+            bail!("the output would overwrite the input: `{shown}`");
+        }
+    }
+    // an unnamed file, gone at once
+    if let Err(error) = tempfile::tempfile_in(folder) {
+        bail!("cannot write into the folder of the output: `{shown}` ({error})");
+    }
+    Ok(())
+}
+
+fn overwrites(output: &Path, input: &Path) -> bool {
+    let Ok(output) = output.canonicalize() else { return false };
+    if input.is_dir() {
+        // weights or JSON of a model folder; an older GGUF beside them may be replaced
+        let inside = output.parent().is_some_and(|folder| input.canonicalize().is_ok_and(|input| input == folder));
+        return inside && output.extension().is_none_or(|extension| extension != "gguf");
+    }
+    files_of(input).iter().any(|file| file.canonicalize().is_ok_and(|file| file == output))
+}
+
+/// The files of a GGUF, or the weight files of a folder.
+fn files_of(model: &Path) -> Vec<PathBuf> {
+    if let Some(split) = SplitName::parse(model) {
+        return (1..=split.count).map(|number| split.path(number)).collect();
+    }
+    let Ok(folder) = model.read_dir() else { return vec![model.to_owned()] };
+    let paths = folder.flatten().map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")).collect()
+}
+
+/// Size of a model on disk.
+pub fn model_bytes(model: &Path) -> Result<u64> {
+    let size =
+        |file: &PathBuf| Ok(file.metadata().with_context(|| format!("cannot read: `{}`", file.display()))?.len());
+    files_of(model).iter().map(size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn an_output_must_be_writable_and_no_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "model.safetensors", "old.gguf"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        let check = |output: PathBuf, input: PathBuf| check_output(&output, [&input]).map_err(|e| e.to_string());
+        let model = folder.path().to_owned();
+        assert_eq!(check(at("new.gguf"), at("old.gguf")), Ok(()));
+        assert_eq!(check(at("old.gguf"), model.clone()), Ok(()));
+        assert!(check(at("old.gguf"), at("old.gguf")).unwrap_err().contains("overwrite the input"));
+        assert!(check(at("m-00002-of-00002.gguf"), at("m-00001-of-00002.gguf")).is_err());
+        assert!(check(at("model.safetensors"), model.clone()).is_err());
+        assert!(check(at("none/new.gguf"), model.clone()).unwrap_err().contains("does not exist"));
+        assert!(check(model.clone(), at("old.gguf")).unwrap_err().contains("is a folder"));
+    }
+}

@@ -1,0 +1,371 @@
+//! What commands print: one JSON object for scripts, tables for people. Field names of the structs here are contracts.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::Global;
+use super::table::{Align, Table, bytes, grouped};
+use crate::gguf::Summary;
+use crate::kld;
+use crate::plan::Fallback;
+use crate::quant::GgmlType;
+
+/// A result that can be read by people and by scripts.
+pub trait Report: Serialize {
+    /// Lines for people, each with its end.
+    fn human(&self) -> String;
+}
+
+/// Prints a result on stdout. A reader that went away (`| head`) is no error.
+pub fn print(global: &Global, report: &impl Report) -> Result<()> {
+    let text = if global.json { serde_json::to_string(report)? + "\n" } else { report.human() };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("cannot write the result to stdout"),
+    }
+}
+
+/// A step of the job and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepTime {
+    pub step: String,
+    pub seconds: f64,
+}
+
+/// Tensors of one type in the written file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TypeShare {
+    #[serde(skip)]
+    pub ty: GgmlType,
+    /// Number of tensors.
+    pub count: usize,
+    pub bytes: u64,
+}
+
+impl TypeShare {
+    /// Everything in a written file, most bytes first.
+    pub fn of_file(summary: &Summary) -> Vec<TypeShare> {
+        summary.types.iter().map(|ty| TypeShare { ty: ty.ty, count: ty.tensors, bytes: ty.bytes }).collect()
+    }
+
+    /// From count and bytes by type, most bytes first.
+    pub fn list(types: &BTreeMap<GgmlType, (usize, u64)>) -> Vec<TypeShare> {
+        let mut list: Vec<_> = types.iter().map(|(&ty, &(count, bytes))| TypeShare { ty, count, bytes }).collect();
+        list.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+        list
+    }
+}
+
+/// What `quantize` did.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuantizeReport {
+    pub output: PathBuf,
+    /// Of the whole file.
+    pub bytes: u64,
+    /// Bits of tensor data per weight.
+    pub bpw: f64,
+    /// Nats per token; none where the plan came without an analysis.
+    pub predicted_kld: Option<f64>,
+    /// Nats per token on held-out text, of the written file.
+    pub measured_kld: f64,
+    /// Standard error of `measured_kld`.
+    pub measured_kld_se: f64,
+    /// Share of held-out tokens with the same most probable next token, 0 to 1.
+    pub same_top: f64,
+    /// Held-out tokens measured.
+    pub tokens: usize,
+    /// Name of the device that did the work.
+    pub device: String,
+    #[serde(serialize_with = "by_step")]
+    pub seconds: Vec<StepTime>,
+    #[serde(serialize_with = "by_type")]
+    pub types: Vec<TypeShare>,
+    pub fallbacks: Vec<Fallback>,
+}
+
+impl Report for QuantizeReport {
+    fn human(&self) -> String {
+        let mut text = format!("{}\n{}\n", steps_table(&self.seconds), types_table(&self.types));
+        text += &fallback_lines(&self.fallbacks);
+        line(&mut text, "output", &self.output.display().to_string());
+        line(&mut text, "size", &size_and_bpw(self.bytes, self.bpw));
+        if let Some(kld) = self.predicted_kld {
+            line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
+        }
+        let (kld, tokens) = (with_se(self.measured_kld, self.measured_kld_se), grouped(self.tokens as u64));
+        line(&mut text, "measured KL", &format!("{kld} nats per token on {tokens} held-out tokens"));
+        line(&mut text, "same top token", &format!("{:.2} %", self.same_top * 100.0));
+        line(&mut text, "device", &self.device);
+        text
+    }
+}
+
+/// What `imatrix` did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImatrixReport {
+    pub output: PathBuf,
+    /// Tensors with statistics.
+    pub tensors: usize,
+    /// Chunks of text seen, those of merged files included.
+    pub chunks: u32,
+    /// Tokens per chunk; 0 where a legacy file does not say.
+    pub chunk_size: u32,
+    /// Where the text came from.
+    pub datasets: Vec<String>,
+    /// Tensors of which a part saw no token, such as experts never chosen.
+    pub unseen: Vec<String>,
+    #[serde(serialize_with = "by_step")]
+    pub seconds: Vec<StepTime>,
+}
+
+impl Report for ImatrixReport {
+    fn human(&self) -> String {
+        let mut text = String::new();
+        line(&mut text, "output", &self.output.display().to_string());
+        line(&mut text, "tensors", &grouped(self.tensors as u64));
+        line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
+        for dataset in &self.datasets {
+            line(&mut text, "dataset", dataset);
+        }
+        for tensor in &self.unseen {
+            line(&mut text, "saw no token", tensor);
+        }
+        text
+    }
+}
+
+/// What `analyze` did.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnalyzeReport {
+    pub output: PathBuf,
+    /// Tensors that were measured.
+    pub tensors: usize,
+    /// Types that were tried.
+    pub types: Vec<GgmlType>,
+    /// How the sensitivities were found.
+    pub sensitivity: String,
+    pub device: String,
+    #[serde(serialize_with = "by_step")]
+    pub seconds: Vec<StepTime>,
+}
+
+impl Report for AnalyzeReport {
+    fn human(&self) -> String {
+        let mut text = String::new();
+        line(&mut text, "output", &self.output.display().to_string());
+        line(&mut text, "tensors", &grouped(self.tensors as u64));
+        line(&mut text, "types", &self.types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(" "));
+        line(&mut text, "sensitivity", &self.sensitivity);
+        line(&mut text, "device", &self.device);
+        text
+    }
+}
+
+/// What `plan` decided.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanReport {
+    pub output: PathBuf,
+    /// The `--tensor-type-file` that was written too.
+    pub tensor_types: Option<PathBuf>,
+    /// Of the whole file that this plan makes.
+    pub bytes: u64,
+    pub bpw: f64,
+    pub predicted_kld: Option<f64>,
+    #[serde(serialize_with = "by_type")]
+    pub types: Vec<TypeShare>,
+    pub fallbacks: Vec<Fallback>,
+}
+
+impl Report for PlanReport {
+    fn human(&self) -> String {
+        let mut text = format!("{}\n", types_table(&self.types));
+        text += &fallback_lines(&self.fallbacks);
+        line(&mut text, "plan", &self.output.display().to_string());
+        if let Some(path) = &self.tensor_types {
+            line(&mut text, "tensor types", &path.display().to_string());
+        }
+        line(&mut text, "size", &size_and_bpw(self.bytes, self.bpw));
+        if let Some(kld) = self.predicted_kld {
+            line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
+        }
+        text
+    }
+}
+
+/// Every statistic of two models on the same text.
+#[derive(Clone, Debug, Serialize)]
+pub struct KldReport {
+    #[serde(flatten)]
+    pub statistics: kld::Report,
+    pub device: String,
+    #[serde(serialize_with = "by_step")]
+    pub seconds: Vec<StepTime>,
+}
+
+impl Report for KldReport {
+    fn human(&self) -> String {
+        self.statistics.table()
+    }
+}
+
+/// A name and its value, values below each other.
+pub(super) fn line(text: &mut String, name: &str, value: &str) {
+    // writing to a String cannot fail
+    let _ = writeln!(text, "{name:<16}{value}");
+}
+
+/// How much text; `size` is 0 where a legacy file does not say.
+pub(super) fn chunks_of(chunks: u32, size: u32) -> String {
+    let of = if size == 0 { String::new() } else { format!(" of {size} tokens") };
+    format!("{} chunks{of}", grouped(chunks.into()))
+}
+
+fn size_and_bpw(size: u64, bpw: f64) -> String {
+    format!("{} bytes ({}), {bpw:.3} bits per weight", grouped(size), bytes(size))
+}
+
+/// Four digits that count, however small the number.
+fn nats(kld: f64) -> String {
+    match kld.abs() {
+        0.0 => "0".to_owned(),
+        size if size < 1e-4 => format!("{kld:.3e}"),
+        size if size < 0.1 => format!("{kld:.6}"),
+        _ => format!("{kld:.4}"),
+    }
+}
+
+fn with_se(kld: f64, se: f64) -> String {
+    format!("{} ± {}", nats(kld), nats(se))
+}
+
+fn steps_table(steps: &[StepTime]) -> Table {
+    let mut table = Table::new(&[("step", Align::Left), ("seconds", Align::Right)]);
+    for step in steps {
+        table.row([step.step.clone(), format!("{:.2}", step.seconds)]);
+    }
+    table.row(["total".to_owned(), format!("{:.2}", steps.iter().map(|step| step.seconds).sum::<f64>())]);
+    table
+}
+
+fn types_table(types: &[TypeShare]) -> Table {
+    let right = |title| (title, Align::Right);
+    let mut table = Table::new(&[("type", Align::Left), right("tensors"), right("bytes"), right("share")]);
+    let all: u64 = types.iter().map(|share| share.bytes).sum();
+    for share in types {
+        let percent = share.bytes as f64 * 100.0 / all.max(1) as f64;
+        table.row([share.ty.to_string(), grouped(share.count as u64), grouped(share.bytes), format!("{percent:.1} %")]);
+    }
+    table
+}
+
+/// One line for all tensors with the same fallback, then an empty line; nothing without fallbacks.
+fn fallback_lines(fallbacks: &[Fallback]) -> String {
+    let mut groups: BTreeMap<(GgmlType, GgmlType), Vec<&str>> = BTreeMap::new();
+    for note in fallbacks {
+        groups.entry((note.wanted, note.used)).or_default().push(&note.tensor);
+    }
+    let mut text = String::new();
+    for ((wanted, used), tensors) in groups {
+        let more = match tensors.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let why = format!("rows are no whole number of {wanted} blocks");
+        line(&mut text, "fallback", &format!("{wanted} -> {used}: {}{more} ({why})", tensors[0]));
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+/// `{"step": seconds, ...}` in the order of the steps.
+fn by_step<S: Serializer>(steps: &[StepTime], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(steps.len()))?;
+    for step in steps {
+        map.serialize_entry(&step.step, &step.seconds)?;
+    }
+    map.end()
+}
+
+/// `{"Q4_K": {"count": ..., "bytes": ...}, ...}`.
+fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(types.len()))?;
+    for share in types {
+        map.serialize_entry(share.ty.name(), share)?;
+    }
+    map.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> QuantizeReport {
+        let note = |tensor: &str| Fallback { tensor: tensor.to_owned(), wanted: GgmlType::Q4_K, used: GgmlType::Q5_0 };
+        QuantizeReport {
+            output: "tiny.gguf".into(),
+            bytes: 5_225_472,
+            bpw: 4.498,
+            predicted_kld: Some(0.0213),
+            measured_kld: 0.0221,
+            measured_kld_se: 0.0004,
+            same_top: 0.934,
+            tokens: 8192,
+            device: "CPU".into(),
+            seconds: vec![
+                StepTime { step: "read".into(), seconds: 0.5 },
+                StepTime { step: "listen".into(), seconds: 2.25 },
+            ],
+            types: vec![
+                TypeShare { ty: GgmlType::Q4_K, count: 3, bytes: 3000 },
+                TypeShare { ty: GgmlType::Q6_K, count: 1, bytes: 1000 },
+            ],
+            fallbacks: vec![note("blk.0.ffn_down.weight"), note("blk.1.ffn_down.weight")],
+        }
+    }
+
+    #[test]
+    fn the_quantize_object_has_the_promised_fields() {
+        let json = serde_json::to_value(report()).unwrap();
+        assert_eq!(json["output"], "tiny.gguf");
+        assert_eq!(json["bytes"], 5_225_472);
+        assert_eq!(json["bpw"], 4.498);
+        assert_eq!(json["predicted_kld"], 0.0213);
+        assert_eq!(json["measured_kld"], 0.0221);
+        assert_eq!(json["seconds"], serde_json::json!({"read": 0.5, "listen": 2.25}));
+        let types = serde_json::json!({"Q4_K": {"count": 3, "bytes": 3000}, "Q6_K": {"count": 1, "bytes": 1000}});
+        assert_eq!(json["types"], types);
+        assert_eq!(json["fallbacks"][1]["tensor"], "blk.1.ffn_down.weight");
+        assert_eq!(json["fallbacks"][1]["used"], "Q5_0");
+    }
+
+    #[test]
+    fn people_see_every_number() {
+        let text = report().human();
+        for part in [
+            "listen     2.25",
+            "total      2.75",
+            "Q4_K        3  3,000  75.0 %",
+            "Q4_K -> Q5_0: blk.0.ffn_down.weight and 1 more",
+            "5,225,472 bytes (4.98 MiB), 4.498 bits per weight",
+            "predicted KL    0.021300 nats",
+            "0.022100 ± 0.000400 nats per token on 8,192 held-out tokens",
+            "93.40 %",
+        ] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
+    }
+
+    #[test]
+    fn small_divergences_keep_their_digits() {
+        assert_eq!([0.0, 3.21e-6, 0.01234567, 1.5].map(nats), ["0", "3.210e-6", "0.012346", "1.5000"]);
+    }
+}

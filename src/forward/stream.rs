@@ -1,0 +1,198 @@
+//! The streamed pass: embed, then layer after layer, each with all batches of tokens.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+use super::arena::Arena;
+use super::layer::{Activation, BatchContext, run_layer};
+use super::store::{HiddenStates, SpillFile};
+use super::tap::Tap;
+use super::weights::{LayerWeights, WeightSource, tensor};
+use crate::arch::graph::{Op, Slot};
+use crate::device::{Buffer, Device};
+use crate::progress::Progress;
+use crate::quant;
+use crate::source::Model;
+
+/// How a pass uses memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// Most tokens that pass a layer together.
+    pub batch_tokens: usize,
+    /// Bytes of each set of hidden states kept on the device; if it needs more it goes to disk.
+    pub hidden_budget: usize,
+    /// Bytes of activations inside a layer: it sets how many sequences pass together, one at least.
+    pub activation_budget: usize,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        StreamOptions { batch_tokens: 2048, hidden_budget: 512 << 20, activation_budget: 1 << 30 }
+    }
+}
+
+impl StreamOptions {
+    /// Keeps the states of the text within `bytes`: half inside a layer, and two sets between layers at a time.
+    pub fn within(bytes: usize) -> Self {
+        StreamOptions { hidden_budget: bytes / 4, activation_budget: bytes / 2, ..StreamOptions::default() }
+    }
+}
+
+/// Bytes of activations that a token needs in a layer at most: in the reverse sweep, which keeps every value, its gradient
+/// and the states around the layer.
+fn activation_bytes(model: &Model, layer: usize) -> usize {
+    let hidden = model.hparams.n_embd;
+    let mut widths = BTreeMap::from([(Slot::Hidden, hidden)]);
+    let mut values = 0;
+    for op in model.family.layer(&model.hparams, layer, &|name| model.has_tensor(name)) {
+        let (dst, width) = match &op {
+            Op::RmsNorm { src, dst, .. } => (dst, widths[src]),
+            Op::Linear { dst, weight, .. } => (dst, model.tensor(weight).map_or(0, |tensor| tensor.rows)),
+            Op::Attention { q, dst, .. } => (dst, widths[q]),
+            Op::SwiGlu { gate, dst, .. } => (dst, widths[gate]),
+            Op::Rope { .. } => continue,
+        };
+        widths.insert(*dst, width);
+        values += width;
+    }
+    (2 * values + 3 * hidden) * size_of::<f32>()
+}
+
+/// A model, a device and the tokens that go through: chunks of `seq_len` tokens, each its own sequence from position 0.
+pub struct Stream<'a> {
+    pub device: &'a Device,
+    pub model: &'a Model,
+    pub(super) tokens: &'a [u32],
+    pub(super) seq_len: usize,
+    pub(super) arena: Arena,
+    pub(super) rope_table: Buffer,
+    pub(super) options: StreamOptions,
+    batches: Vec<Range<usize>>,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(
+        device: &'a Device,
+        model: &'a Model,
+        tokens: &'a [u32],
+        seq_len: usize,
+        options: StreamOptions,
+    ) -> Result<Self> {
+        ensure!(!tokens.is_empty() && tokens.len().is_multiple_of(seq_len), "no whole chunk of {seq_len} tokens");
+        let vocabulary = model.hparams.n_vocab as u32;
+        if let Some(id) = tokens.iter().find(|id| **id >= vocabulary) {
+            anyhow::bail!("{}: token id {id} is outside the vocabulary of {vocabulary}", model.path.display());
+        }
+        let widest = model.tensors.iter().filter(|t| t.name.starts_with("blk.")).map(|t| t.rows.max(t.cols)).max();
+        let fitting = device.max_binding_bytes() / (widest.unwrap_or(1) * size_of::<f32>());
+        ensure!(fitting >= seq_len, "--ctx {seq_len}: one sequence does not fit the device's largest binding");
+        let per_token = (0..model.hparams.n_layer).map(|layer| activation_bytes(model, layer)).max().unwrap_or(0);
+        ensure!(
+            options.activation_budget >= per_token * seq_len,
+            "--memory: activations of one sequence of {seq_len} tokens take {} MiB, half of the memory, so the least is: `{}MiB`",
+            (per_token * seq_len).div_ceil(1 << 20),
+            (2 * per_token * seq_len).div_ceil(1 << 20)
+        );
+        let within_memory = options.activation_budget / per_token.max(1);
+        let per_batch = (options.batch_tokens.min(fitting).min(within_memory) / seq_len).max(1);
+        let chunks = tokens.len() / seq_len;
+        let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
+        let rope_table =
+            device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
+        Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
+    }
+
+    /// Tokens in all.
+    pub fn token_count(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn batch_count(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Tokens of batch `index` as a range of the whole.
+    pub(super) fn batch_tokens(&self, index: usize) -> Range<usize> {
+        self.batches[index].start * self.seq_len..self.batches[index].end * self.seq_len
+    }
+
+    pub(super) fn hidden_bytes(&self) -> Vec<usize> {
+        let width = self.model.hparams.n_embd * size_of::<f32>();
+        (0..self.batch_count()).map(|index| self.batch_tokens(index).len() * width).collect()
+    }
+
+    pub(super) fn context(&self, index: usize) -> BatchContext<'_> {
+        BatchContext {
+            device: self.device,
+            arena: &self.arena,
+            hparams: &self.model.hparams,
+            rope_table: &self.rope_table,
+            sequences: self.batches[index].len(),
+            seq_len: self.seq_len,
+        }
+    }
+
+    pub(super) fn ops(&self, layer: usize) -> Vec<Op> {
+        self.model.family.layer(&self.model.hparams, layer, &|name| self.model.has_tensor(name))
+    }
+
+    pub(super) fn load_layer(&self, weights: &dyn WeightSource, ops: &[Op]) -> Result<LayerWeights> {
+        LayerWeights::load(self.device, self.model, weights, ops)
+    }
+
+    /// Work units of [`Stream::run`]: tokens times layers.
+    pub fn work(&self) -> u64 {
+        (self.token_count() * self.model.hparams.n_layer) as u64
+    }
+
+    /// Passes all tokens through all layers. `layer_inputs`, if given, receives the hidden states before each layer
+    /// (record `layer * batches + batch`).
+    pub(super) fn run(
+        &self,
+        weights: &dyn WeightSource,
+        tap: &mut dyn Tap,
+        mut layer_inputs: Option<&mut SpillFile>,
+        progress: &dyn Progress,
+    ) -> Result<HiddenStates> {
+        let mut hidden = self.embed(weights)?;
+        let width = self.model.hparams.n_embd;
+        for layer in 0..self.model.hparams.n_layer {
+            let ops = self.ops(layer);
+            let layer_weights = self.load_layer(weights, &ops)?;
+            for batch in 0..self.batch_count() {
+                let state = hidden.take(batch)?;
+                if let Some(file) = layer_inputs.as_deref_mut() {
+                    file.write(layer * self.batch_count() + batch, &self.device.read::<u8>(&state)?)?;
+                }
+                let ctx = self.context(batch);
+                let out = run_layer(&ctx, &layer_weights, &ops, Activation { buffer: state, width }, tap, None)?;
+                hidden.put(batch, out.buffer)?;
+                self.arena.reset();
+                self.device.flush()?;
+                progress.advance(ctx.tokens() as u64)?;
+            }
+            tap.layer_done()?;
+        }
+        Ok(hidden)
+    }
+
+    /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.
+    fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
+        let table = tensor(self.model, "token_embd.weight")?;
+        let (ty, bytes) = weights.read(table)?;
+        let row_bytes = ty.bytes_for(table.cols as u64) as usize;
+        let mut hidden = HiddenStates::new(self.device, self.hidden_bytes(), self.options.hidden_budget)?;
+        for batch in 0..self.batch_count() {
+            let ids = &self.tokens[self.batch_tokens(batch)];
+            let mut states = vec![0f32; ids.len() * table.cols];
+            for (id, row) in ids.iter().zip(states.chunks_exact_mut(table.cols)) {
+                let at = *id as usize * row_bytes;
+                quant::decode(ty, &bytes[at..at + row_bytes], row)?;
+            }
+            hidden.put(batch, self.device.upload("embeddings", &states)?)?;
+        }
+        Ok(hidden)
+    }
+}

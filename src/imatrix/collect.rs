@@ -1,0 +1,84 @@
+//! Collects activation statistics while calibration tokens stream through the model.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+
+use super::{Entry, Imatrix};
+use crate::device::{Buffer, Device};
+use crate::forward::tap::Tap;
+use crate::kernels::column_moments::column_moments;
+
+/// Sums that wait on the device before they are read; bounds their memory.
+const PENDING_SUMS: usize = 256;
+
+/// A tap that gathers the sums of x^2 and x of every linear input: f32 within a batch on the device, f64 across batches.
+pub struct Collector<'a> {
+    device: &'a Device,
+    entries: BTreeMap<String, Entry>,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    weights: Vec<String>,
+    sums: Buffer,
+    tokens: usize,
+}
+
+impl<'a> Collector<'a> {
+    pub fn new(device: &'a Device) -> Self {
+        Collector { device, entries: BTreeMap::new(), pending: Vec::new() }
+    }
+
+    fn read_pending(&mut self) -> Result<()> {
+        for Pending { weights, sums, tokens } in self.pending.drain(..) {
+            let sums = self.device.read::<f32>(&sums)?;
+            let (squares, values) = sums.split_at(sums.len() / 2);
+            ensure!(
+                sums.iter().all(|sum| sum.is_finite()),
+                "activations overflow at the input of `{}`: the model is broken or its weights are damaged",
+                weights[0]
+            );
+            for name in weights {
+                let entry = self.entries.entry(name).or_insert_with(|| Entry {
+                    sum2: vec![0.0; squares.len()],
+                    sum: Some(vec![0.0; values.len()]),
+                    counts: vec![0.0],
+                });
+                add(&mut entry.sum2, squares);
+                add(entry.sum.as_mut().expect("a collected entry has means"), values);
+                entry.counts[0] += tokens as f64;
+            }
+        }
+        Ok(())
+    }
+
+    /// The statistics gathered so far, as an importance matrix of `chunks` chunks of `ctx` tokens of `dataset`.
+    pub fn finish(mut self, dataset: &str, chunks: usize, ctx: usize) -> Result<Imatrix> {
+        self.read_pending()?;
+        Ok(Imatrix {
+            entries: self.entries,
+            datasets: vec![dataset.to_string()],
+            chunk_count: chunks as u32,
+            chunk_size: ctx as u32,
+            extra: Vec::new(),
+        })
+    }
+}
+
+fn add(total: &mut [f64], part: &[f32]) {
+    total.iter_mut().zip(part).for_each(|(total, part)| *total += f64::from(*part));
+}
+
+impl Tap for Collector<'_> {
+    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
+        let sums = self.device.alloc("activation sums", 2 * width * size_of::<f32>())?;
+        column_moments(self.device, x, &sums, tokens, width)?;
+        self.pending.push(Pending { weights: weights.iter().map(|name| name.to_string()).collect(), sums, tokens });
+        if self.pending.len() >= PENDING_SUMS { self.read_pending() } else { Ok(()) }
+    }
+
+    fn layer_done(&mut self) -> Result<()> {
+        self.read_pending()
+    }
+}

@@ -1,0 +1,66 @@
+//! Metadata of the written file, and the part of its size that no plan changes.
+
+use anyhow::Result;
+
+use crate::gguf::{Metadata, TensorPlan, Value, file_size};
+use crate::imatrix::Imatrix;
+use crate::plan::Plan;
+use crate::plan::analysis::padded;
+use crate::source::Model;
+
+/// The key under which the measured mean KL divergence is stored.
+pub(super) const MEASURED_KLD: &str = "dq_gpu.kld.mean";
+/// Positions behind [`MEASURED_KLD`].
+pub(super) const MEASURED_TOKENS: &str = "dq_gpu.kld.tokens";
+
+/// What the written file says about its making.
+#[derive(Clone, Debug, Default)]
+pub struct Provenance {
+    /// Name of the importance matrix: a file, or the built-in calibration set.
+    pub imatrix_name: String,
+    pub calibration_hash: String,
+    pub heldout_hash: String,
+}
+
+/// The model's metadata with what quantization adds. `plan` is none while only the size matters: values that depend on
+/// it have a fixed size.
+pub fn output_metadata(
+    model: &Model,
+    imatrix: Option<&Imatrix>,
+    provenance: &Provenance,
+    plan: Option<&Plan>,
+) -> Metadata {
+    let mut metadata = model.metadata.clone();
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    metadata.set("general.quantization_version", Value::U32(2));
+    metadata.set("general.file_type", Value::U32(plan.map_or(0, |plan| plan.file_type.id())));
+    if let Some(imatrix) = imatrix {
+        metadata.set("quantize.imatrix.file", Value::String(provenance.imatrix_name.clone()));
+        if let Some(dataset) = imatrix.datasets.first() {
+            metadata.set("quantize.imatrix.dataset", Value::String(dataset.clone()));
+        }
+        metadata.set("quantize.imatrix.entries_count", Value::U32(imatrix.entries.len() as u32));
+        metadata.set("quantize.imatrix.chunks_count", Value::U32(imatrix.chunk_count));
+    }
+    metadata.set("dq_gpu.version", Value::String(env!("CARGO_PKG_VERSION").to_string()));
+    metadata.set("dq_gpu.plan_hash", Value::String(plan.map_or("0".repeat(64), |plan| plan.hash.clone())));
+    metadata.set("dq_gpu.calibration_hash", Value::String(provenance.calibration_hash.clone()));
+    metadata.set("dq_gpu.heldout_hash", Value::String(provenance.heldout_hash.clone()));
+    // NaN until the proof has run.
+    metadata.set(MEASURED_KLD, Value::F32(f32::NAN));
+    metadata.set(MEASURED_TOKENS, Value::U32(0));
+    metadata
+}
+
+/// Bytes of the file that hold no tensor data: everything but the tensors, each padded.
+pub(super) fn fixed_bytes(model: &Model, metadata: &Metadata) -> Result<u64> {
+    let tensors: Vec<TensorPlan> = model
+        .tensors
+        .iter()
+        .map(|tensor| TensorPlan { name: tensor.name.clone(), dims: tensor.dims.clone(), ty: tensor.ty })
+        .collect();
+    let data = model.tensors.iter().map(|tensor| padded(tensor.ty.bytes_for((tensor.rows * tensor.cols) as u64)));
+    Ok(file_size(metadata, &tensors)? - data.sum::<u64>())
+}

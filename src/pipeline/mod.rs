@@ -1,0 +1,15 @@
+//! The steps of the job, each usable alone: listen, sense, weigh, (plan,) write, prove.
+//! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job.
+
+mod analyze;
+mod listen;
+mod metadata;
+mod prove;
+pub mod quantize;
+mod write;
+
+pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
+pub use listen::{listen, sense};
+pub use metadata::{Provenance, output_metadata};
+pub use prove::{Scoring, prove, report};
+pub use write::{Written, write};

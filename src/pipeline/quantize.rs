@@ -1,0 +1,207 @@
+//! The whole job: from a model to a proven file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
+use super::{
+    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
+};
+use crate::calibration::Chunks;
+use crate::device::Device;
+use crate::forward::StreamOptions;
+use crate::gguf::Value;
+use crate::imatrix::Imatrix;
+use crate::kld::Report;
+use crate::plan::{Analysis, Constraints, Plan, Rule, Target, solve};
+use crate::progress::Progress;
+use crate::quant::GgmlType;
+use crate::sensitivity::SweepOptions;
+use crate::source::Model;
+
+/// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
+const SWEEP_TOKENS: usize = 16 << 10;
+
+/// Tokens behind the second moments with which errors are weighed.
+const HESSIAN_TOKENS: usize = 24 << 10;
+
+/// Times that a plan for `--max-kld` is tightened after its file was measured.
+const TIGHTENINGS: usize = 4;
+
+/// What decides the types.
+pub enum Goal {
+    Target(Target),
+    /// A plan made before, by name of its file.
+    Plan(Box<dyn Fn(&Analysis) -> Result<Plan>>),
+}
+
+impl Goal {
+    /// Whether errors and sensitivities must be known, or names and shapes are enough.
+    fn needs_analysis(&self) -> bool {
+        matches!(self, Goal::Target(Target::Size(_) | Target::Bpw(_) | Target::MaxKld(_)))
+    }
+
+    /// Whether anything is encoded by importance. Plain floats are not: they are conversions.
+    fn needs_importance(&self, rules: &[Rule]) -> bool {
+        !matches!(self, Goal::Target(Target::Pure(ty)) if !ty.is_quantized() && rules.is_empty())
+    }
+}
+
+/// Everything the job starts from.
+pub struct Job<'a> {
+    pub device: &'a Device,
+    pub model: &'a Model,
+    /// Calibration text, and what to call it in the file.
+    pub calibration: &'a Chunks,
+    pub dataset: &'a str,
+    /// An importance matrix made before, and what to call it in the file.
+    pub imatrix: Option<(Imatrix, String)>,
+    /// Text for the proof, disjoint from the calibration text.
+    pub heldout: &'a Chunks,
+    pub types: &'a [GgmlType],
+    pub constraints: Constraints,
+    pub goal: Goal,
+    pub seed: u64,
+    pub memory: StreamOptions,
+    pub output: &'a Path,
+}
+
+/// What the job did.
+pub struct Outcome {
+    pub plan: Plan,
+    pub bytes: u64,
+    pub report: Report,
+    /// Name and seconds of each step, in order.
+    pub steps: Vec<(String, f64)>,
+}
+
+/// Errors, sensitivities and importance, as far as a goal needs them.
+pub struct Knowledge {
+    pub analysis: Analysis,
+    /// None where the goal has no use for it.
+    pub imatrix: Option<Imatrix>,
+    pub provenance: Provenance,
+}
+
+impl Job<'_> {
+    /// Runs all steps. The output gets its name only after it has been measured.
+    pub fn run(self, progress: &dyn Progress) -> Result<Outcome> {
+        let mut clock = Clock::default();
+        let Knowledge { analysis, imatrix, provenance } = self.learn(&mut clock, progress)?;
+        let mut target = match &self.goal {
+            Goal::Target(target) => Some(*target),
+            Goal::Plan(_) => None,
+        };
+        for attempt in 0..=TIGHTENINGS {
+            let plan = match (&self.goal, &target) {
+                (Goal::Plan(read), _) => read(&analysis)?,
+                (Goal::Target(_), Some(target)) => solve(&analysis, target, &self.constraints)?,
+                (Goal::Target(_), None) => unreachable!("a target goal has a target"),
+            };
+            clock.lap("plan");
+            let metadata = output_metadata(self.model, imatrix.as_ref(), &provenance, Some(&plan));
+            let written = write(self.device, self.model, &plan, imatrix.as_ref(), &metadata, self.output, progress)?;
+            let mut writer = written.writer;
+            clock.lap("write");
+            let report = self.measure(writer.readable()?, progress)?;
+            clock.lap("prove");
+            if let (Some(Target::MaxKld(wanted)), Goal::Target(Target::MaxKld(asked))) = (&mut target, &self.goal)
+                && report.all.mean_kld > *asked
+            {
+                if attempt == TIGHTENINGS {
+                    bail!(
+                        "--max-kld: the file measures {:.6} after {attempt} tighter plans: `{asked}`",
+                        report.all.mean_kld
+                    );
+                }
+                log::warn!("measured KL {:.6} misses {asked}: planning again", report.all.mean_kld);
+                *wanted *= 0.95 * asked / report.all.mean_kld;
+                continue;
+            }
+            writer.patch(MEASURED_KLD, Value::F32(report.all.mean_kld as f32))?;
+            writer.patch(MEASURED_TOKENS, Value::U32(report.all.tokens as u32))?;
+            let bytes = writer.finish()?;
+            return Ok(Outcome { plan, bytes, report, steps: clock.laps });
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Listens, senses and weighs, as far as the goal needs it.
+    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
+        let mut provenance = Provenance {
+            imatrix_name: self.dataset.to_string(),
+            calibration_hash: self.calibration.hash.clone(),
+            heldout_hash: self.heldout.hash.clone(),
+        };
+        if !self.goal.needs_importance(&self.constraints.rules) {
+            provenance.calibration_hash.clear();
+            let metadata = output_metadata(self.model, None, &provenance, None);
+            let analysis = bare_analysis(self.model, &metadata, "")?;
+            return Ok(Knowledge { analysis, imatrix: None, provenance });
+        }
+        let imatrix = match &self.imatrix {
+            Some((imatrix, name)) => {
+                provenance.imatrix_name = name.clone();
+                imatrix.clone()
+            }
+            None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
+        };
+        clock.lap("importance");
+        let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
+        if !self.goal.needs_analysis() {
+            let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
+            return Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance });
+        }
+        let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
+        let options = SweepOptions { seed: self.seed };
+        let sensitivities =
+            sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
+        clock.lap("sensitivity");
+        let inputs = AnalysisInputs {
+            model: self.model,
+            imatrix: &imatrix,
+            sensitivities: &sensitivities,
+            calibration_hash: &self.calibration.hash,
+            types: self.types,
+            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
+            memory: self.memory,
+            metadata: &metadata,
+        };
+        let analysis = analyze(self.device, &inputs, progress)?;
+        clock.lap("weigh");
+        Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
+    }
+
+    fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {
+        let quant = Model::open(written).context("the written file cannot be read back")?;
+        let divergence =
+            prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
+        super::prove::report(&divergence, self.heldout)
+    }
+}
+
+/// Seconds by step; laps of the same name add up.
+pub struct Clock {
+    since: Instant,
+    pub laps: Vec<(String, f64)>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock { since: Instant::now(), laps: Vec::new() }
+    }
+}
+
+impl Clock {
+    /// The time since the last lap belongs to `step`.
+    pub fn lap(&mut self, step: &str) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        match self.laps.iter_mut().find(|(name, _)| name == step) {
+            Some((_, total)) => *total += seconds,
+            None => self.laps.push((step.to_string(), seconds)),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Writing: every tensor in its planned type, streamed to the file.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::analyze::{importance, slabs};
+use crate::device::Device;
+use crate::gguf::{GgufWriter, Metadata, TensorPlan};
+use crate::imatrix::Imatrix;
+use crate::kernels::encode::encode;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::source::Model;
+
+/// A file whose tensors are written but which has not got its final name yet.
+pub struct Written {
+    pub writer: GgufWriter,
+}
+
+/// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
+pub fn write(
+    device: &Device,
+    model: &Model,
+    plan: &Plan,
+    imatrix: Option<&Imatrix>,
+    metadata: &Metadata,
+    target: &Path,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let ty_of = |name: &str, source| plan.ty(name).unwrap_or(source);
+    let tensors: Vec<TensorPlan> = model
+        .tensors
+        .iter()
+        .map(|tensor| TensorPlan {
+            name: tensor.name.clone(),
+            dims: tensor.dims.clone(),
+            ty: ty_of(&tensor.name, tensor.ty),
+        })
+        .collect();
+    let mut writer = GgufWriter::new(target, metadata, &tensors)?;
+    progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
+    for tensor in &model.tensors {
+        let ty = ty_of(&tensor.name, tensor.ty);
+        if ty == tensor.ty {
+            writer.write_tensor(&tensor.name, &model.bytes(tensor)?)?;
+            progress.advance((tensor.rows * tensor.cols) as u64)?;
+            continue;
+        }
+        let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
+        let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
+        for rows in slabs(tensor) {
+            let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
+            let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
+            writer.write_tensor(&tensor.name, &encoded.download(device)?)?;
+            progress.advance((rows.len() * tensor.cols) as u64)?;
+        }
+    }
+    progress.end();
+    Ok(Written { writer })
+}

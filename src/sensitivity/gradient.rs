@@ -1,0 +1,147 @@
+//! Sensitivities from one reverse sweep.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+
+use super::{Factor, Sensitivities};
+use crate::device::{Buffer, Device};
+use crate::forward::Stream;
+use crate::forward::reverse::reverse_sweep;
+use crate::forward::tap::Tap;
+use crate::imatrix::Imatrix;
+use crate::kernels::column_moments::column_moments;
+use crate::progress::Progress;
+use crate::source::Model;
+
+/// How the sweep is made.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepOptions {
+    /// Seeds the labels drawn from the model's distribution.
+    pub seed: u64,
+}
+
+/// Runs the sweep over the tokens of `stream` and joins its output side with the input side of `imatrix`.
+/// `token_counts[id]` says how often each vocabulary entry occurs in the calibration text.
+pub fn reverse_sweep_factors(
+    stream: &Stream,
+    imatrix: &Imatrix,
+    token_counts: &[u64],
+    options: SweepOptions,
+    progress: &dyn Progress,
+) -> Result<Sensitivities> {
+    let model = stream.model;
+    let mut tap = GradientTap::new(stream.device);
+    let draw = |position| uniform(options.seed, position as u64);
+    reverse_sweep(stream, model, &draw, &mut tap, progress)?;
+    tap.factors(model, imatrix, token_counts, stream.token_count())
+}
+
+/// A uniform number in [0, 1) that depends on seed and position alone (splitmix64), the same on every device.
+fn uniform(seed: u64, position: u64) -> f32 {
+    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+}
+
+/// Gathers the sums of squared gradients: per output row of each linear layer, per column at the embedding.
+struct GradientTap<'a> {
+    device: &'a Device,
+    rows: HashMap<String, Vec<f64>>,
+    embedding: Vec<f64>,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    /// The weight whose output this is and its first row; none for the embedding.
+    output: Option<(String, usize)>,
+    sums: Buffer,
+}
+
+impl<'a> GradientTap<'a> {
+    fn new(device: &'a Device) -> Self {
+        GradientTap { device, rows: HashMap::new(), embedding: Vec::new(), pending: Vec::new() }
+    }
+
+    fn gather(&mut self, output: Option<(String, usize)>, dy: &Buffer, tokens: usize, width: usize) -> Result<()> {
+        let sums = self.device.alloc("gradient sums", 2 * width * size_of::<f32>())?;
+        column_moments(self.device, dy, &sums, tokens, width)?;
+        self.pending.push(Pending { output, sums });
+        Ok(())
+    }
+
+    fn factors(
+        mut self,
+        model: &Model,
+        imatrix: &Imatrix,
+        token_counts: &[u64],
+        tokens: usize,
+    ) -> Result<Sensitivities> {
+        let per_token = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / tokens as f64) as f32).collect::<Vec<f32>>();
+        let mut factors: HashMap<String, Vec<Factor>> = HashMap::new();
+        for (name, sums) in self.rows.drain() {
+            let cols = imatrix.mean2(&name).with_context(|| format!("no importance data for `{name}`"))?;
+            factors.entry(name).or_default().push(Factor { rows: per_token(sums), cols });
+        }
+        let embedding = model.tensor("token_embd.weight").context("tensor missing: `token_embd.weight`")?;
+        factors
+            .entry(embedding.name.clone())
+            .or_default()
+            .push(Factor { rows: row_frequencies(token_counts, embedding.rows), cols: per_token(self.embedding) });
+        Ok(Sensitivities { factors })
+    }
+}
+
+/// The share of each vocabulary entry, smoothed by half a count so that rows never seen in calibration keep some worth.
+fn row_frequencies(token_counts: &[u64], rows: usize) -> Vec<f32> {
+    let total = token_counts.iter().sum::<u64>() as f64 + 0.5 * rows as f64;
+    (0..rows).map(|row| ((token_counts.get(row).copied().unwrap_or(0) as f64 + 0.5) / total) as f32).collect()
+}
+
+impl Tap for GradientTap<'_> {
+    fn linear_gradient(
+        &mut self,
+        weight: &str,
+        dy: &Buffer,
+        tokens: usize,
+        rows: usize,
+        first_row: usize,
+    ) -> Result<()> {
+        self.gather(Some((weight.to_string(), first_row)), dy, tokens, rows)
+    }
+
+    fn embedding_gradient(&mut self, ids: &[u32], dx: &Buffer, width: usize) -> Result<()> {
+        self.gather(None, dx, ids.len(), width)
+    }
+
+    fn layer_done(&mut self) -> Result<()> {
+        for Pending { output, sums } in self.pending.drain(..) {
+            let sums = self.device.read::<f32>(&sums)?;
+            let squares = &sums[..sums.len() / 2];
+            let (total, first) = match output {
+                Some((weight, first)) => (self.rows.entry(weight).or_default(), first),
+                None => (&mut self.embedding, 0),
+            };
+            if total.len() < first + squares.len() {
+                total.resize(first + squares.len(), 0.0);
+            }
+            total[first..].iter_mut().zip(squares).for_each(|(total, square)| *total += f64::from(*square));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uniform_numbers_fill_the_unit_interval() {
+        let values: Vec<f32> = (0..4096).map(|position| uniform(7, position)).collect();
+        assert!(values.iter().all(|u| (0.0..1.0).contains(u)));
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        assert!((mean - 0.5).abs() < 0.02, "{mean}");
+        assert_ne!(uniform(7, 0), uniform(8, 0));
+    }
+}

@@ -1,0 +1,27 @@
+//! A place that stores tensors under its own names.
+
+use std::path::Path;
+
+use crate::quant::GgmlType;
+
+/// A tensor as its container stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The container's own name for it.
+    pub name: String,
+    /// In ggml's order, columns first.
+    pub dims: Vec<u64>,
+    pub ty: GgmlType,
+}
+
+/// Stored tensors, mapped into memory.
+pub trait Container: Send + Sync {
+    /// The file or folder that was opened.
+    fn path(&self) -> &Path;
+
+    /// What is stored, in the container's order.
+    fn tensors(&self) -> &[Stored];
+
+    /// The bytes of tensor `index` of [`Container::tensors`].
+    fn bytes(&self, index: usize) -> &[u8];
+}

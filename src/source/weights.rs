@@ -1,0 +1,264 @@
+//! Tensors under their GGUF names, and the metadata that go with them.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::container::Container;
+use super::gguf::GgufContainer;
+use crate::arch::{Expected, Transform};
+use crate::gguf::{GgufFile, Metadata, TensorPlan};
+use crate::quant::{self, GgmlType};
+
+/// A tensor of a model.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// GGUF name.
+    pub name: String,
+    /// Product of all dimensions but the first.
+    pub rows: usize,
+    /// The first dimension: the length of a row.
+    pub cols: usize,
+    /// In ggml's order, columns first.
+    pub dims: Vec<u64>,
+    /// The type that [`Weights::bytes`] returns.
+    pub ty: GgmlType,
+    origin: Origin,
+}
+
+/// Where a tensor's bytes come from.
+#[derive(Clone, Debug)]
+enum Origin {
+    Stored(StoredAs),
+    /// Made when the model was opened.
+    Made(Vec<u8>),
+}
+
+/// Tensor `index` of the container, which has it in type `ty`, its rows to be moved by `transform`.
+#[derive(Clone, Copy, Debug)]
+struct StoredAs {
+    index: usize,
+    ty: GgmlType,
+    transform: Transform,
+}
+
+impl Tensor {
+    /// Tensor `index` of a container, presented in type `ty`. Fails if a dimension does not fit in memory.
+    pub(super) fn stored(
+        container: &dyn Container,
+        index: usize,
+        name: String,
+        ty: GgmlType,
+        transform: Transform,
+    ) -> Result<Tensor> {
+        let stored = &container.tensors()[index];
+        let (rows, cols) = matrix_shape(&stored.dims).with_context(|| format!("tensor `{name}` is too large"))?;
+        let origin = Origin::Stored(StoredAs { index, ty: stored.ty, transform });
+        Ok(Tensor { name, rows, cols, dims: stored.dims.clone(), ty, origin })
+    }
+
+    /// A row of f32 values.
+    pub(super) fn made(name: String, values: &[f32]) -> Tensor {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let dims = vec![values.len() as u64];
+        Tensor { name, rows: 1, cols: values.len(), dims, ty: GgmlType::F32, origin: Origin::Made(bytes) }
+    }
+
+    /// Number of weights.
+    pub fn elements(&self) -> u64 {
+        self.dims.iter().product()
+    }
+
+    /// Bytes of one row in the tensor's type.
+    pub fn row_bytes(&self) -> usize {
+        self.ty.bytes_for(self.cols as u64) as usize
+    }
+
+    /// The tensor as it would be written in its own type.
+    pub fn plan(&self) -> TensorPlan {
+        TensorPlan { name: self.name.clone(), dims: self.dims.clone(), ty: self.ty }
+    }
+}
+
+/// Rows and columns; a tensor without dimensions is one number.
+fn matrix_shape(dims: &[u64]) -> Result<(usize, usize)> {
+    let cols = usize::try_from(dims.first().copied().unwrap_or(1))?;
+    let rows: u64 = dims.iter().skip(1).product();
+    Ok((usize::try_from(rows)?, cols))
+}
+
+/// The tensors of a model under their GGUF names, whatever they are stored in.
+pub struct Weights {
+    /// The file or folder that was opened.
+    pub path: PathBuf,
+    /// What llama.cpp's converter would write, or what the GGUF holds.
+    pub metadata: Metadata,
+    /// In the order of the GGUF, or of the one that llama.cpp's converter would write.
+    pub tensors: Vec<Tensor>,
+    places: HashMap<String, usize>,
+    container: Box<dyn Container>,
+}
+
+impl Weights {
+    /// Opens a GGUF of any architecture.
+    ///
+    /// Fails as [`GgufFile::open`] does.
+    pub fn open(path: &Path) -> Result<Weights> {
+        if !path.exists() {
+            bail!("there is no such file or folder: `{}`", path.display());
+        }
+        let file = GgufFile::open(path)?;
+        let mut metadata = file.metadata.clone();
+        // the layout of this file, not a fact about the model
+        metadata.remove("general.alignment");
+        let container = GgufContainer::new(file);
+        let tensors =
+            container.tensors().iter().enumerate().map(|(index, stored)| {
+                Tensor::stored(&container, index, stored.name.clone(), stored.ty, Transform::None)
+            });
+        let tensors = tensors.collect::<Result<_>>()?;
+        Ok(Weights::new(metadata, tensors, Box::new(container)))
+    }
+
+    pub(super) fn new(metadata: Metadata, tensors: Vec<Tensor>, container: Box<dyn Container>) -> Weights {
+        let places = tensors.iter().enumerate().map(|(place, tensor)| (tensor.name.clone(), place)).collect();
+        Weights { path: container.path().to_owned(), metadata, tensors, places, container }
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.places.get(name).map(|&place| &self.tensors[place])
+    }
+
+    /// The tensor of this name, or an error that names it.
+    pub fn require(&self, name: &str) -> Result<&Tensor> {
+        self.tensor(name).ok_or_else(|| anyhow!("the model has no tensor `{name}`: `{}`", self.path.display()))
+    }
+
+    /// A tensor's bytes in its type and GGUF layout; borrowed from the map where nothing has to be changed.
+    ///
+    /// Fails only on a type that would have to be decoded and has no decoder.
+    pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
+        match &tensor.origin {
+            Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
+            Origin::Stored(stored) if stored.ty == tensor.ty => Ok(self.stored_rows(tensor, stored, 0..tensor.rows)),
+            Origin::Stored(_) => {
+                let values = self.decode(tensor, 0..tensor.rows)?;
+                Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
+            }
+        }
+    }
+
+    /// Rows of a tensor as f32: `[rows.len(), cols]`.
+    ///
+    /// Fails, naming the tensor, on a NaN or an infinity, on rows past the end, and on a type that has no decoder.
+    pub fn f32_rows(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        let values = self.decode(tensor, rows.clone())?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(place) => bail!(
+                "tensor `{}` holds a weight that is not a number ({}) at row {}, column {}: `{}`",
+                tensor.name,
+                values[place],
+                rows.start + place / tensor.cols,
+                place % tensor.cols,
+                self.path.display()
+            ),
+        }
+    }
+
+    fn decode(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        if rows.start > rows.end || rows.end > tensor.rows {
+            bail!("tensor `{}` has {} rows, not {rows:?}", tensor.name, tensor.rows);
+        }
+        let mut values = vec![0.0; rows.len() * tensor.cols];
+        let (ty, bytes) = match &tensor.origin {
+            Origin::Made(bytes) => (GgmlType::F32, Cow::Borrowed(&bytes[..values.len() * 4])),
+            Origin::Stored(stored) => (stored.ty, self.stored_rows(tensor, stored, rows)),
+        };
+        quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
+        Ok(values)
+    }
+
+    /// Rows of a tensor in the type that its container has; borrowed from the map where they are in place.
+    fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Cow<'_, [u8]> {
+        let bytes = self.container.bytes(stored.index);
+        // what a transform moves are the rows of a matrix, but the elements of a bias
+        let is_bias = stored.transform != Transform::None && tensor.dims.len() <= 1;
+        let (units, unit_len, unit_count) = if is_bias {
+            (rows.start * tensor.cols..rows.end * tensor.cols, 1, tensor.cols)
+        } else {
+            (rows, tensor.cols, tensor.rows)
+        };
+        let unit_bytes = stored.ty.bytes_for(unit_len as u64) as usize;
+        if stored.transform == Transform::None {
+            return Cow::Borrowed(&bytes[units.start * unit_bytes..units.end * unit_bytes]);
+        }
+        let mut moved = Vec::with_capacity(units.len() * unit_bytes);
+        for unit in units {
+            let start = stored.transform.source_row(unit, unit_count) * unit_bytes;
+            moved.extend_from_slice(&bytes[start..start + unit_bytes]);
+        }
+        Cow::Owned(moved)
+    }
+
+    /// Fails unless every required tensor is there and every known one has its shape; warns of tensors that are not
+    /// known.
+    pub(super) fn check_shapes(&self, expected: &[Expected]) -> Result<()> {
+        for Expected { name, dims, required } in expected {
+            match self.tensor(name) {
+                None if *required => bail!("the model has no tensor `{name}`"),
+                Some(tensor) if !same_shape(&tensor.dims, dims) => {
+                    bail!("tensor `{name}` has shape {:?} where the metadata say {dims:?} (columns first)", tensor.dims)
+                }
+                _ => {}
+            }
+        }
+        let known: HashSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
+        for tensor in self.tensors.iter().filter(|tensor| !known.contains(tensor.name.as_str())) {
+            log::warn!(
+                "unknown tensor `{}` in `{}`: it takes no part in the computation",
+                tensor.name,
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// A hash of the model, from names, shapes, types, sizes and samples of the content: cheap for any size.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for tensor in &self.tensors {
+            hasher.update(format!("{} {:?} {}\n", tensor.name, tensor.dims, tensor.ty).as_bytes());
+            match &tensor.origin {
+                Origin::Made(bytes) => drop(hasher.update(bytes)),
+                Origin::Stored(stored) => hash_samples(&mut hasher, self.container.bytes(stored.index)),
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Samples of a tensor's bytes: all of a small one, else evenly spaced pages, with the first and the last.
+fn hash_samples(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    const PAGE: usize = 4096;
+    const PAGES: usize = 8;
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    if bytes.len() <= PAGE * PAGES {
+        hasher.update(bytes);
+        return;
+    }
+    for page in 0..PAGES {
+        let start = (bytes.len() - PAGE) / (PAGES - 1) * page;
+        hasher.update(&bytes[start..start + PAGE]);
+    }
+    hasher.update(&bytes[bytes.len() - PAGE..]);
+}
+
+/// Shapes are the same if they differ in trailing dimensions of 1 only.
+fn same_shape(a: &[u64], b: &[u64]) -> bool {
+    let dim = |dims: &[u64], place: usize| dims.get(place).copied().unwrap_or(1);
+    (0..a.len().max(b.len())).all(|place| dim(a, place) == dim(b, place))
+}
