@@ -210,3 +210,63 @@ pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first:
     }
     if F::PARITY > 0 && signs.count_ones() % 2 == 1 { signs ^ 1 << cheapest } else { signs }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::codebook::grids;
+    use crate::quant::iq2_s::Iq2S;
+    use crate::quant::iq2_xs::Iq2Xs;
+    use crate::quant::iq3_xxs::Iq3Xxs;
+    use crate::quant::lanes::Rows;
+
+    /// The least cost of a group of signs over every codeword and every allowed choice of signs.
+    fn brute_force<F: Signed>(grid: &[u16], x: &[f32], w: &[f32], scale: f32) -> f32 {
+        let (weights, words) = (2 * F::Half::WEIGHTS, F::PARITY.max(1));
+        // cheapest cost of the words so far with an even and an odd number of turned signs
+        let mut cost = [0.0, f32::INFINITY];
+        for word in 0..words {
+            let mut best = [f32::INFINITY; 2];
+            for levels in grid {
+                let (mut sum, mut flip) = (0.0, f32::INFINITY);
+                for n in 0..weights {
+                    let i = word * weights + n;
+                    let level = scale * F::value(level::<Scalar, F::Half>(Scalar, *levels as Word, n));
+                    sum += w[i] * level * (level - 2.0 * x[i].abs());
+                    flip = f32::min(flip, 4.0 * w[i] * level * x[i].abs());
+                }
+                best = [f32::min(best[0], sum), f32::min(best[1], sum + flip)];
+            }
+            cost = [cost[0] + best[0], f32::min(cost[0] + best[1], cost[1] + best[0])];
+        }
+        let odd = F::PARITY > 0 && x.iter().filter(|x| **x < 0.0).count() % 2 == 1;
+        cost[odd as usize]
+    }
+
+    fn check<F: Signed, const N: usize, const GROUPS: usize>(grid: &[u16]) {
+        let wave = |i: usize, seed: f32| ((i * i) as f32 * 0.37 + seed).sin();
+        let values: Vec<f32> = (0..LANES * N).map(|i| wave(i, 1.0) * (1.0 + 2.0 * wave(i, 2.0))).collect();
+        let importance: Vec<f32> = (0..LANES * N).map(|i| (2.0 * wave(i, 3.0)).exp()).collect();
+        let tile = SubBlocks::<N>::load(Rows { values: &values, importance: &importance }, 0, 1);
+        let mut coder = SignedCoder::<Scalar, F, N, GROUPS>::new(Scalar, &tile);
+        for scale in [0.1, 0.3, 0.5] {
+            let trial = coder.code(&[scale; LANES]);
+            for lane in 0..LANES {
+                let lane_of = |tile: &Tile<N>| tile.iter().map(|row| row[lane]).collect::<Vec<f32>>();
+                let (x, w) = (lane_of(&tile.x), lane_of(&tile.w));
+                let span = F::PARITY.max(1) * N / GROUPS;
+                let groups = x.chunks(span).zip(w.chunks(span));
+                let expected: f32 = groups.map(|(x, w)| brute_force::<F>(grid, x, w, scale)).sum();
+                let found = trial.cost[lane];
+                assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{found} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_cheapest_codewords_and_signs_are_found() {
+        check::<Iq2S, 16, 2>(&grids::IQ2_S);
+        check::<Iq2Xs, 16, 2>(&grids::IQ2_XS);
+        check::<Iq3Xxs, 32, 8>(&grids::IQ3_XXS);
+    }
+}
