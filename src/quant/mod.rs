@@ -20,6 +20,7 @@ mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod lanes;
+pub mod lossless;
 mod mxfp4;
 mod nibbles;
 mod nvfp4;
