@@ -93,9 +93,11 @@ impl Chunks {
         self.range(0..count.clamp(1, self.len()))
     }
 
-    /// The last `count` chunks, all of them at most.
-    pub fn suffix(&self, count: usize) -> Self {
-        self.range(self.len() - count.clamp(1, self.len())..self.len())
+    /// The `count` chunks after the first `skipped`, or as many of the last ones where there are not enough.
+    pub fn after(&self, skipped: usize, count: usize) -> Self {
+        let count = count.clamp(1, self.len());
+        let start = skipped.min(self.len() - count);
+        self.range(start..start + count)
     }
 
     fn range(&self, chunks: Range<usize>) -> Self {

@@ -197,7 +197,8 @@ impl Job<'_> {
             metadata: &metadata,
         };
         let mut analysis = analyze(self.device, &inputs, progress)?;
-        let probe = self.calibration.suffix(PROBE_TOKENS / self.calibration.ctx);
+        let ctx = self.calibration.ctx;
+        let probe = self.calibration.after(HESSIAN_TOKENS / ctx, PROBE_TOKENS / ctx);
         correct(self.device, self.model, &imatrix, &probe, self.memory, &mut analysis, progress)?;
         clock.lap("weigh");
         Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
