@@ -39,7 +39,7 @@ pub type PlanReader = dyn Fn(&Analysis) -> Result<Plan>;
 /// What decides the types.
 pub enum Goal {
     Target(Target),
-    /// A plan made before, by name of its file.
+    /// Reads a plan made before and fits it to the model.
     Plan(Box<PlanReader>),
 }
 

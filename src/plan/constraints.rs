@@ -7,8 +7,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use regex::Regex;
 
 use super::analysis::{Analysis, TensorAnalysis};
-use super::mixes::fallback;
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, fallback};
 
 /// A set of types that suits an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,7 +168,9 @@ impl Constraints {
         // A listed type that does not fit the rows stands for the type that llama.cpp would put in its place.
         let listed = match &self.types {
             None => None,
-            Some(types) => Some(types.iter().map(|&ty| fallback(ty, tensor.cols)).collect::<Result<Vec<_>>>()?),
+            Some(types) => {
+                Some(types.iter().map(|&ty| fallback(ty, tensor.cols as usize)).collect::<Result<Vec<_>>>()?)
+            }
         };
         let demanded = |ty: GgmlType| {
             self.rules.iter().filter(|rule| rule.pattern.is_match(&tensor.name)).all(|rule| match &rule.demand {

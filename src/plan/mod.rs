@@ -25,7 +25,7 @@ pub use file::{Assignment, Plan};
 pub use ftype::Ftype;
 pub use mixes::{Fallback, Mix, ModelShape};
 
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, fallback};
 use solver::{Problem, Solution};
 use units::Units;
 
@@ -162,7 +162,7 @@ fn pure(analysis: &Analysis, constraints: &Constraints, ty: GgmlType) -> Result<
     let (mut types, mut fallbacks) = (BTreeMap::new(), Vec::new());
     for tensor in analysis.quantizable() {
         let wanted = constraints.kept(&tensor.name).unwrap_or(ty);
-        let used = mixes::fallback(wanted, tensor.cols).with_context(|| format!("tensor: `{}`", tensor.name))?;
+        let used = fallback(wanted, tensor.cols as usize).with_context(|| format!("tensor: `{}`", tensor.name))?;
         if used != wanted {
             fallbacks.push(Fallback { tensor: tensor.name.clone(), wanted, used });
         }

@@ -19,6 +19,12 @@ pub(super) trait BlockFormat: Sync {
 
     /// Encodes up to [`Self::GROUP`] blocks from block number `first` of `rows` on.
     fn encode(rows: Rows, first: usize, blocks: &mut [Self::Block]);
+
+    /// The same for formats that name vector instructions rather than leave them to the compiler.
+    #[inline(always)]
+    fn encode_with<S: Simd>(_: S, rows: Rows, first: usize, blocks: &mut [Self::Block]) {
+        Self::encode(rows, first, blocks);
+    }
 }
 
 /// Gives a [`BlockFormat`] the interface of [`Format`].
@@ -64,9 +70,9 @@ impl<F: BlockFormat> WithSimd for Encode<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         for (group, blocks) in self.blocks.chunks_mut(F::GROUP).enumerate() {
-            F::encode(self.rows, group * F::GROUP, blocks);
+            F::encode_with(simd, self.rows, group * F::GROUP, blocks);
         }
     }
 }
@@ -74,6 +80,11 @@ impl<F: BlockFormat> WithSimd for Encode<'_, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quant::iq1_m::Iq1M;
+    use crate::quant::iq1_s::Iq1S;
+    use crate::quant::iq2_s::Iq2S;
+    use crate::quant::iq2_xxs::Iq2Xxs;
+    use crate::quant::iq3_xxs::Iq3Xxs;
     use crate::quant::{iq4_nl::Iq4Nl, q4_1::Q4_1, q4_k::Q4K, q6_k::Q6K, q8_0::Q8_0};
 
     fn encoded<F: BlockFormat>(simd: impl Simd, rows: Rows) -> Vec<u8> {
@@ -109,5 +120,10 @@ mod tests {
         check(Q4K, rows);
         check(Q6K, rows);
         check(Iq4Nl, rows);
+        check(Iq1S, rows);
+        check(Iq1M, rows);
+        check(Iq2Xxs, rows);
+        check(Iq2S, rows);
+        check(Iq3Xxs, rows);
     }
 }

@@ -1,10 +1,11 @@
 //! IQ1_M: 256 weights in 16 sub-blocks of 16, each of 2 ternary codewords of 8 weights, each moved either way.
 
+use pulp::{Scalar, Simd};
+
 use super::GgmlType;
-use super::codebook::book::{self, Half, Ternary};
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
-use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
+use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value};
 
@@ -23,7 +24,7 @@ const _: () = assert!(size_of::<Block>() == 56);
 
 pub(super) struct Iq1M;
 
-const PLAN: Plan = Plan { first: 0.7, ratio: 1.12, count: 8, alternations: 2, top: 15.0, window: 1, refits: 2 };
+const PLAN: Plan = Plan { first: 0.9, ratio: 1.4, count: 3, alternations: 1, top: 15.0, window: 0, refits: 0 };
 
 impl BlockFormat for Iq1M {
     const TYPE: GgmlType = GgmlType::IQ1_M;
@@ -40,15 +41,21 @@ impl BlockFormat for Iq1M {
             let word = grids::IQ1_S[block.codewords[group] as usize | (high & 7) << 8] as u32;
             let shift = if high & 8 == 8 { -SHIFT } else { SHIFT };
             for (n, out) in out.iter_mut().enumerate() {
-                *out = step * (Ternary::level(word, n) as f32 - 1.0 + shift);
+                *out = step * ((word >> (2 * n) & 3) as f32 - 1.0 + shift);
             }
         }
     }
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        Self::encode_with(Scalar, rows, first, blocks);
+    }
+
+    #[inline(always)]
+    fn encode_with<S: Simd>(simd: S, rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<16>::load(rows, first * 16, 16);
-        let fit = search::<_, 16, 2>(&tile, &ShiftedCoder::<16, 2, false>::new(&tile), 16, &PLAN);
+        let mut coder = ShiftedCoder::<S, 16, 2, false>::new(simd, &tile);
+        let fit = search::<_, 16, 2>(&tile, &mut coder, 16, &PLAN);
         let block = &mut blocks[0];
         block.high = [0; 16];
         let d = f16_bits(fit.d[0]);
@@ -60,7 +67,7 @@ impl BlockFormat for Iq1M {
             scales[lane / 4] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << (3 * (lane % 4));
             for half in 0..2 {
                 let word = fit.words[half][lane];
-                let number = book::IQ1.number(word);
+                let number = shifted::number(word);
                 block.codewords[2 * lane + half] = number as u8;
                 let high = (number >> 8) as u8 | (is_down(word) as u8) << 3;
                 block.high[lane] |= high << (4 * half);

@@ -1,10 +1,11 @@
 //! IQ1_S: 256 weights in 8 sub-blocks of 32, each of 4 ternary codewords of 8 weights that are all moved the same way.
 
+use pulp::{Scalar, Simd};
+
 use super::GgmlType;
-use super::codebook::book::{self, Half, Ternary};
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
-use super::codebook::shifted::{SHIFT, ShiftedCoder, is_down};
+use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -22,7 +23,7 @@ const _: () = assert!(size_of::<Block>() == 50);
 
 pub(super) struct Iq1S;
 
-const PLAN: Plan = Plan { first: 0.7, ratio: 1.12, count: 8, alternations: 2, top: 15.0, window: 1, refits: 2 };
+const PLAN: Plan = Plan { first: 0.9, ratio: 1.4, count: 3, alternations: 1, top: 15.0, window: 0, refits: 0 };
 
 impl BlockFormat for Iq1S {
     const TYPE: GgmlType = GgmlType::IQ1_S;
@@ -40,7 +41,7 @@ impl BlockFormat for Iq1S {
                 let number = block.codewords[b][group] as usize | (high >> (3 * group) & 7) << 8;
                 let word = grids::IQ1_S[number] as u32;
                 for (n, out) in out.iter_mut().enumerate() {
-                    *out = step * (Ternary::level(word, n) as f32 - 1.0 + shift);
+                    *out = step * ((word >> (2 * n) & 3) as f32 - 1.0 + shift);
                 }
             }
         }
@@ -48,8 +49,14 @@ impl BlockFormat for Iq1S {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        Self::encode_with(Scalar, rows, first, blocks);
+    }
+
+    #[inline(always)]
+    fn encode_with<S: Simd>(simd: S, rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first * 8, 8);
-        let fit = search::<_, 32, 4>(&tile, &ShiftedCoder::<32, 4, true>::new(&tile), 8, &PLAN);
+        let mut coder = ShiftedCoder::<S, 32, 4, true>::new(simd, &tile);
+        let fit = search::<_, 32, 4>(&tile, &mut coder, 8, &PLAN);
         for (lanes, block) in blocks.iter_mut().enumerate() {
             block.d = write_f16(fit.d[8 * lanes]);
             for b in 0..8 {
@@ -57,7 +64,7 @@ impl BlockFormat for Iq1S {
                 let mut high = (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << 12;
                 high |= (is_down(fit.words[0][lane]) as u16) << 15;
                 for group in 0..4 {
-                    let number = book::IQ1.number(fit.words[group][lane]);
+                    let number = shifted::number(fit.words[group][lane]);
                     block.codewords[b][group] = number as u8;
                     high |= (number >> 8) << (3 * group);
                 }

@@ -1,11 +1,14 @@
 //! IQ2_S: 256 weights in 16 sub-blocks of 16, each of 2 codewords of 8 weights with free signs.
 
+use pulp::{Scalar, Simd};
+
 use super::GgmlType;
-use super::codebook::book::{self, Book, Half, Ternary};
+use super::codebook::book::{self, Book};
 use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::nearest::Ternary;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::factor;
-use super::codebook::{IQ2_LEVELS, grids, iq2_value};
+use super::codebook::{IQ2_LEVELS, grids, iq2_values};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -35,12 +38,12 @@ impl Signed for Iq2S {
     }
 
     #[inline(always)]
-    fn value(level: u32) -> f32 {
-        iq2_value(level)
+    fn values<S: Simd>(simd: S, levels: S::u32s) -> S::f32s {
+        iq2_values(simd, levels)
     }
 }
 
-const PLAN: Plan = Plan { first: 0.18, ratio: 1.14, count: 9, alternations: 2, top: 31.0, window: 1, refits: 2 };
+const PLAN: Plan = Plan { first: 0.2, ratio: 1.22, count: 6, alternations: 1, top: 31.0, window: 1, refits: 1 };
 
 impl BlockFormat for Iq2S {
     const TYPE: GgmlType = GgmlType::IQ2_S;
@@ -57,15 +60,21 @@ impl BlockFormat for Iq2S {
             let word = grids::IQ2_S[block.codewords[group] as usize | high << 8] as u32;
             let signs = block.signs[group] as u32;
             for (n, out) in out.iter_mut().enumerate() {
-                *out = step * IQ2_LEVELS[Ternary::level(word, n) as usize] * factor(signs, n);
+                *out = step * IQ2_LEVELS[(word >> (2 * n) & 3) as usize] * factor(signs, n);
             }
         }
     }
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        Self::encode_with(Scalar, rows, first, blocks);
+    }
+
+    #[inline(always)]
+    fn encode_with<S: Simd>(simd: S, rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<16>::load(rows, first * 16, 16);
-        let fit = search::<_, 16, 2>(&tile, &SignedCoder::<Self, 16, 2>::new(&tile), 16, &PLAN);
+        let mut coder = SignedCoder::<S, Self, 16, 2>::new(simd, &tile);
+        let fit = search::<_, 16, 2>(&tile, &mut coder, 16, &PLAN);
         let block = &mut blocks[0];
         block.d = write_f16(fit.d[0]);
         (block.scales, block.high) = ([0; 8], [0; 8]);

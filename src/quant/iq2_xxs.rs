@@ -1,11 +1,14 @@
 //! IQ2_XXS: 256 weights in 8 sub-blocks of 32, each of 4 codewords of 8 weights whose signs have even parity.
 
+use pulp::{Scalar, Simd};
+
 use super::GgmlType;
-use super::codebook::book::{self, Book, Half, Ternary};
+use super::codebook::book::{self, Book};
 use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::nearest::Ternary;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::{expand, factor};
-use super::codebook::{IQ2_LEVELS, grids, iq2_value};
+use super::codebook::{IQ2_LEVELS, grids, iq2_values};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -37,12 +40,12 @@ impl Signed for Iq2Xxs {
     }
 
     #[inline(always)]
-    fn value(level: u32) -> f32 {
-        iq2_value(level)
+    fn values<S: Simd>(simd: S, levels: S::u32s) -> S::f32s {
+        iq2_values(simd, levels)
     }
 }
 
-const PLAN: Plan = Plan { first: 0.18, ratio: 1.14, count: 9, alternations: 2, top: 31.0, window: 1, refits: 2 };
+const PLAN: Plan = Plan { first: 0.2, ratio: 1.22, count: 6, alternations: 1, top: 31.0, window: 1, refits: 1 };
 
 impl BlockFormat for Iq2Xxs {
     const TYPE: GgmlType = GgmlType::IQ2_XXS;
@@ -59,7 +62,7 @@ impl BlockFormat for Iq2Xxs {
                 let word = grids::IQ2_XXS[sub.codewords[group] as usize] as u32;
                 let signs = expand(packed >> (7 * group));
                 for (n, out) in out.iter_mut().enumerate() {
-                    *out = step * IQ2_LEVELS[Ternary::level(word, n) as usize] * factor(signs, n);
+                    *out = step * IQ2_LEVELS[(word >> (2 * n) & 3) as usize] * factor(signs, n);
                 }
             }
         }
@@ -67,8 +70,14 @@ impl BlockFormat for Iq2Xxs {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        Self::encode_with(Scalar, rows, first, blocks);
+    }
+
+    #[inline(always)]
+    fn encode_with<S: Simd>(simd: S, rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first * 8, 8);
-        let fit = search::<_, 32, 4>(&tile, &SignedCoder::<Self, 32, 4>::new(&tile), 8, &PLAN);
+        let mut coder = SignedCoder::<S, Self, 32, 4>::new(simd, &tile);
+        let fit = search::<_, 32, 4>(&tile, &mut coder, 8, &PLAN);
         for (lanes, block) in blocks.iter_mut().enumerate() {
             block.d = write_f16(fit.d[8 * lanes]);
             for (b, sub) in block.sub_blocks.iter_mut().enumerate() {

@@ -1,11 +1,14 @@
 //! IQ3_XXS: 256 weights in 8 sub-blocks of 32, each of 8 codewords of 4 weights; the signs of two have even parity.
 
+use pulp::{Scalar, Simd};
+
 use super::GgmlType;
-use super::codebook::book::{self, Book, Half, Octal};
+use super::codebook::book::{self, Book};
 use super::codebook::coder::{Signed, SignedCoder, signs};
-use super::codebook::grids;
+use super::codebook::nearest::Octal;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::{expand, factor};
+use super::codebook::{grids, odd_values};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 
@@ -33,12 +36,13 @@ impl Signed for Iq3Xxs {
     }
 
     #[inline(always)]
-    fn value(level: u32) -> f32 {
-        (2 * level + 1) as f32 + if level == 7 { 0.5 } else { 0.0 }
+    fn values<S: Simd>(simd: S, levels: S::u32s) -> S::f32s {
+        let is_top = simd.equal_u32s(levels, simd.splat_u32s(7));
+        simd.select_f32s(is_top, simd.splat_f32s(15.5), odd_values(simd, levels))
     }
 }
 
-const PLAN: Plan = Plan { first: 0.08, ratio: 1.13, count: 10, alternations: 2, top: 31.0, window: 1, refits: 2 };
+const PLAN: Plan = Plan { first: 0.085, ratio: 1.11, count: 11, alternations: 1, top: 31.0, window: 2, refits: 1 };
 
 impl BlockFormat for Iq3Xxs {
     const TYPE: GgmlType = GgmlType::IQ3_XXS;
@@ -55,7 +59,7 @@ impl BlockFormat for Iq3Xxs {
                 let word = grids::IQ3_XXS[block.codewords[b][group] as usize] as u32;
                 let signs = expand(packed >> (7 * (group / 2))) >> (4 * (group % 2));
                 for (n, out) in out.iter_mut().enumerate() {
-                    *out = step * LEVELS[Octal::level(word, n) as usize] * factor(signs, n);
+                    *out = step * LEVELS[(word >> (3 * n) & 7) as usize] * factor(signs, n);
                 }
             }
         }
@@ -63,8 +67,14 @@ impl BlockFormat for Iq3Xxs {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
+        Self::encode_with(Scalar, rows, first, blocks);
+    }
+
+    #[inline(always)]
+    fn encode_with<S: Simd>(simd: S, rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first * 8, 8);
-        let fit = search::<_, 32, 8>(&tile, &SignedCoder::<Self, 32, 8>::new(&tile), 8, &PLAN);
+        let mut coder = SignedCoder::<S, Self, 32, 8>::new(simd, &tile);
+        let fit = search::<_, 32, 8>(&tile, &mut coder, 8, &PLAN);
         for (lanes, block) in blocks.iter_mut().enumerate() {
             block.d = write_f16(fit.d[8 * lanes]);
             for b in 0..8 {

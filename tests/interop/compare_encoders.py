@@ -4,7 +4,7 @@
     python tests/interop/compare_encoders.py --ggml /path/to/build/bin [--model models/tiny-llama] [--types Q4_K,Q6_K]
 
 Needs numpy, gguf (decoding) and llama.cpp's shared libraries (`ggml_quantize_chunk`). The importance is heavy-tailed: log-normal,
-with a few columns a hundred times larger, as activations of real models have.
+with a few columns a hundred times larger, as activations of real models have; with --imatrix it is that of the file (then the model is an F32 GGUF).
 """
 
 import argparse
@@ -18,14 +18,36 @@ import tempfile
 import time
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES, GGUFReader, quants
 from gguf import GGMLQuantizationType as Type
-from gguf import quants
 
-TYPES = "Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS".split()
+TYPES = (
+    "Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS IQ3_S IQ3_XXS IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S "
+    "TQ1_0 TQ2_0 MXFP4 NVFP4 Q1_0 Q2_0"
+).split()
+# types that gguf-py does not know: id, weights and bytes of a block, and the symbol that decodes them
+UNKNOWN = {"Q1_0": (41, 128, 18, "dequantize_row_q1_0"), "Q2_0": (42, 64, 18, "dequantize_row_q2_0")}
+
+
+def layout(name):
+    """Id of a type, weights and bytes of its block."""
+    if name in UNKNOWN:
+        return UNKNOWN[name][:3]
+    return Type[name].value, *GGML_QUANT_SIZES[Type[name]]
+
+
+def empty(name, shape):
+    _, weights, size = layout(name)
+    return np.zeros((shape[0], shape[1] // weights * size), dtype=np.uint8)
 
 
 def tensors(model):
-    """Name and f32 matrix of every BF16 matrix of a safetensors file."""
+    """Name and f32 matrix of every BF16 matrix of a safetensors file, or F32 matrix of a GGUF."""
+    if model.endswith(".gguf"):
+        for tensor in GGUFReader(model).tensors:
+            if tensor.tensor_type == Type.F32 and len(tensor.shape) == 2:
+                yield tensor.name, np.array(tensor.data).reshape(tensor.shape[::-1])
+        return
     data = (pathlib.Path(model) / "model.safetensors").read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     for name, info in json.loads(data[8 : 8 + size]).items():
@@ -34,6 +56,13 @@ def tensors(model):
         start, end = (8 + size + offset for offset in info["data_offsets"])
         halves = np.frombuffer(data[start:end], dtype="<u2").astype(np.uint32)
         yield name, (halves << 16).view(np.float32).reshape(info["shape"])
+
+
+def imatrix_of(path):
+    """Mean squares by tensor name."""
+    parts = {tensor.name: np.array(tensor.data).reshape(-1) for tensor in GGUFReader(path).tensors}
+    names = [name.removesuffix(".in_sum2") for name in parts if name.endswith(".in_sum2")]
+    return {n: (parts[n + ".in_sum2"] / parts[n + ".counts"][0]).astype(np.float32) for n in names}
 
 
 def importance_of(cols, seed):
@@ -57,20 +86,31 @@ class Ggml:
         self.floats = floats
 
     def accepts(self, name, bytes_):
-        return self.lib.ggml_validate_row_data(Type[name].value, bytes_.ctypes.data, bytes_.nbytes)
+        return self.lib.ggml_validate_row_data(layout(name)[0], bytes_.ctypes.data, bytes_.nbytes)
 
     def encode(self, name, x, h):
         rows, cols = x.shape
-        ty = Type[name]
-        out = np.zeros(quants.quant_shape_to_byte_shape(x.shape, ty), dtype=np.uint8)
+        out = empty(name, x.shape)
         best = np.inf
-        for _ in range(2):
+        for _ in range(3):
             start = time.perf_counter()
             self.lib.ggml_quantize_chunk(
-                ty.value, x.ctypes.data_as(self.floats), out.ctypes.data, 0, rows, cols, h.ctypes.data_as(self.floats)
+                layout(name)[0], x.ctypes.data_as(self.floats), out.ctypes.data, 0, rows, cols, h.ctypes.data_as(self.floats)
             )
             best = min(best, time.perf_counter() - start)
         return out, best
+
+    def decode(self, name, bytes_):
+        if name not in UNKNOWN:
+            return quants.dequantize(bytes_, Type[name])
+        _, weights, size, symbol = UNKNOWN[name]
+        out = np.zeros((bytes_.shape[0], bytes_.shape[1] // size * weights), dtype=np.float32)
+        decode = getattr(self.lib, symbol)
+        decode(bytes_.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(out.size))
+        return out
+
+    def error(self, name, bytes_, x, h):
+        return float((h * (self.decode(name, bytes_).astype(np.float64) - x) ** 2).sum())
 
 
 def ours(program, name, x, h, folder):
@@ -78,13 +118,8 @@ def ours(program, name, x, h, folder):
     x.tofile(paths[0])
     h.tofile(paths[1])
     done = subprocess.run([program, name, *paths], check=True, capture_output=True, env={**os.environ, "RAYON_NUM_THREADS": "1"})
-    out = np.fromfile(paths[2], dtype=np.uint8).reshape(quants.quant_shape_to_byte_shape(x.shape, Type[name]))
+    out = np.fromfile(paths[2], dtype=np.uint8).reshape(empty(name, x.shape).shape)
     return out, float(done.stdout)
-
-
-def error(name, bytes_, x, h):
-    decoded = quants.dequantize(bytes_, Type[name]).astype(np.float64)
-    return float((h * (decoded - x) ** 2).sum())
 
 
 def main():
@@ -92,23 +127,27 @@ def main():
     parser.add_argument("--ggml", required=True, help="folder of libggml-base.so")
     parser.add_argument("--program", default="target/release/examples/encode")
     parser.add_argument("--model", default="models/tiny-llama")
+    parser.add_argument("--imatrix", help="importance matrix (GGUF) of the model")
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--tensors", type=int, default=12, help="how many matrices, the largest number of rows is 1024")
     args = parser.parse_args()
     ggml = Ggml(args.ggml)
     matrices = [(n, np.ascontiguousarray(x[:1024])) for n, x in tensors(args.model)]
+    imatrix = imatrix_of(args.imatrix) if args.imatrix else None
+    if imatrix:
+        matrices = [(n, x) for n, x in matrices if n in imatrix]
     matrices = matrices[:: max(1, len(matrices) // args.tensors)]
     print(f"{len(matrices)} matrices of {args.model}")
     print("type      error ours/ggml (worst)   Mweights/s ours   ggml")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.types.split(","):
             ratios, seconds, weights = [], [0.0, 0.0], 0
-            for i, (_, x) in enumerate(matrices):
-                h = importance_of(x.shape[1], i)
+            for i, (tensor, x) in enumerate(matrices):
+                h = imatrix[tensor] if imatrix else importance_of(x.shape[1], i)
                 theirs, their_seconds = ggml.encode(name, x, h)
                 mine, my_seconds = ours(args.program, name, x, h, folder)
                 assert ggml.accepts(name, mine), f"ggml finds {name} invalid"
-                ratios.append(error(name, mine, x, h) / error(name, theirs, x, h))
+                ratios.append(ggml.error(name, mine, x, h) / ggml.error(name, theirs, x, h))
                 seconds = [seconds[0] + my_seconds, seconds[1] + their_seconds]
                 weights += x.size
             mean = float(np.exp(np.mean(np.log(ratios))))

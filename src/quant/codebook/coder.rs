@@ -1,10 +1,17 @@
 //! From a scale to the codewords that cost least, for 16 sub-blocks at a time.
 
-use super::book::{self, Book, Half, Halves, Nearest, Table};
+use std::marker::PhantomData;
+
+use pulp::{Scalar, Simd};
+
+use super::book::{Book, Word};
+use super::nearest::{
+    Half, HalfCosts, Halves, Nearest, get, get_bits, nearest, nearest_flipped, registers, set, set_bits,
+};
 use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 
-/// Codewords of sub-blocks of `GROUPS` groups; the top bit is the coder's.
-pub type Words<const GROUPS: usize> = [[book::Word; LANES]; GROUPS];
+/// Codewords of sub-blocks of `GROUPS` groups; bits above them are the coder's.
+pub type Words<const GROUPS: usize> = [[Word; LANES]; GROUPS];
 
 /// The best codes for a scale.
 pub struct Trial<const GROUPS: usize> {
@@ -15,10 +22,14 @@ pub struct Trial<const GROUPS: usize> {
     pub words: Words<GROUPS>,
 }
 
+impl<const GROUPS: usize> Trial<GROUPS> {
+    pub const ZERO: Self = Trial { cost: ZERO, squares: ZERO, words: [[0; LANES]; GROUPS] };
+}
+
 /// Finds codes for 16 sub-blocks.
 pub trait Coder<const GROUPS: usize> {
-    /// Codes that cost least when levels are multiplied by `scale`, which is positive.
-    fn code(&self, scale: &Lanes) -> Trial<GROUPS>;
+    /// Codes that cost least when levels are multiplied by `scale`, which is not negative.
+    fn code(&mut self, scale: &Lanes) -> Trial<GROUPS>;
 }
 
 /// The levels of a format and how its signs are stored.
@@ -28,193 +39,234 @@ pub trait Signed {
     const PARITY: usize;
 
     fn book() -> &'static Book;
-    /// The number that a level stands for, before scales.
-    fn value(level: u32) -> f32;
+
+    /// The numbers that levels stand for, before scales.
+    fn values<S: Simd>(simd: S, levels: S::u32s) -> S::f32s;
+
+    fn value(level: u32) -> f32 {
+        Self::values(Scalar, level)
+    }
+}
+
+/// The level of weight `n` of codewords.
+#[inline(always)]
+pub fn level<S: Simd, H: Half>(simd: S, words: S::u32s, n: usize) -> S::u32s {
+    let shifted = simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(H::BITS * n as u32));
+    simd.and_u32s(shifted, simd.splat_u32s((1 << H::BITS) - 1))
 }
 
 /// Codes magnitudes, with signs apart.
-pub struct SignedCoder<'a, F: Signed, const N: usize, const GROUPS: usize> {
+pub struct SignedCoder<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> {
+    simd: S,
     w: &'a Tile<N>,
     /// `2 w |x|`.
     slope: Tile<N>,
-    /// Whether the number of negative weights is odd, for each group of signs.
-    odd: [[bool; LANES]; GROUPS],
-    format: std::marker::PhantomData<F>,
+    /// 1 where the number of negative weights is odd, for each group of signs.
+    odd: [[u32; LANES]; GROUPS],
+    costs: Halves,
+    flipped: Halves,
+    format: PhantomData<F>,
 }
 
-impl<'a, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a, F, N, GROUPS> {
+impl<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a, S, F, N, GROUPS> {
     #[inline(always)]
-    pub fn new(tile: &'a SubBlocks<N>) -> Self {
+    pub fn new(simd: S, tile: &'a SubBlocks<N>) -> Self {
         let mut slope = [ZERO; N];
+        let mut odd = [[0; LANES]; GROUPS];
         for n in 0..N {
             slope[n] = map(|i| 2.0 * tile.w[n][i] * tile.x[n][i].abs());
-        }
-        let mut odd = [[false; LANES]; GROUPS];
-        if F::PARITY > 0 {
-            let span = F::PARITY * N / GROUPS;
-            for n in 0..N {
+            if F::PARITY > 0 {
+                let signs = &mut odd[n / (F::PARITY * N / GROUPS)];
                 for i in 0..LANES {
-                    odd[n / span][i] ^= tile.x[n][i] < 0.0;
+                    signs[i] ^= (tile.x[n][i] < 0.0) as u32;
                 }
             }
         }
-        SignedCoder { w: &tile.w, slope, odd, format: std::marker::PhantomData }
+        let (costs, flipped) = (Halves::ZERO, Halves::ZERO);
+        SignedCoder { simd, w: &tile.w, slope, odd, costs, flipped, format: PhantomData }
     }
 
-    /// Costs of the halves of a group, and the cheapest costs with one sign flipped.
+    /// Costs of the halves of a group for levels `step`, and the cheapest costs with one sign turned.
     #[inline(always)]
-    fn costs(&self, group: usize, step: &[Lanes; 8], costs: &mut Halves, flipped: &mut Halves) {
-        let first = group * N / GROUPS;
-        self.half_costs(first, step, &mut costs.first, &mut flipped.first);
-        self.half_costs(first + F::Half::WEIGHTS, step, &mut costs.second, &mut flipped.second);
-        book::mark::<F::Half>(&mut costs.second);
-        if F::PARITY > 0 {
-            book::mark::<F::Half>(&mut flipped.second);
-        }
+    fn fill(&mut self, group: usize, step: &[S::f32s; 8], r: usize) {
+        let start = group * N / GROUPS;
+        let first = self.half_costs(start, step, r);
+        let second = self.half_costs(start + F::Half::WEIGHTS, step, r);
+        let (costs, flipped) = (&mut self.costs, &mut self.flipped);
+        F::Half::fill::<S, false>(&first, &mut costs.first, (F::PARITY > 0).then_some(&mut flipped.first), r);
+        F::Half::fill::<S, true>(&second, &mut costs.second, (F::PARITY > 0).then_some(&mut flipped.second), r);
     }
 
+    /// Costs of half a group that begins with a weight.
     #[inline(always)]
-    fn half_costs(&self, start: usize, step: &[Lanes; 8], table: &mut Table, flipped: &mut Table) {
-        let mut costs = [[ZERO; 8]; 4];
-        let mut flips = [[ZERO; 8]; 4];
+    fn half_costs(&self, start: usize, step: &[S::f32s; 8], r: usize) -> HalfCosts<S> {
+        let simd = self.simd;
+        let zero = [[simd.splat_f32s(0.0); 8]; 4];
+        let mut half = HalfCosts { simd, costs: zero, flips: zero };
         for n in 0..F::Half::WEIGHTS {
+            let (w, slope) = (get::<S>(&self.w[start + n], r), get::<S>(&self.slope[start + n], r));
+            let double = simd.add_f32s(slope, slope);
             for level in 0..F::Half::LEVELS {
-                for i in 0..LANES {
-                    let step = step[level][i];
-                    let slope = self.slope[start + n][i];
-                    costs[n][level][i] = step * (self.w[start + n][i] * step - slope);
-                    flips[n][level][i] = 2.0 * slope * step;
-                }
+                let step = step[level];
+                half.costs[n][level] = simd.mul_f32s(step, simd.sub_f32s(simd.mul_f32s(w, step), slope));
+                half.flips[n][level] = simd.mul_f32s(double, step);
             }
         }
-        if F::PARITY > 0 {
-            F::Half::sums_flipped(&costs, &flips, table, flipped);
-        } else {
-            F::Half::sums(&costs, table);
-        }
+        half
     }
 
-    /// `sum w level^2` of a group.
+    /// The best words of the groups that share a parity, and their cost.
     #[inline(always)]
-    fn squares(&self, group: usize, words: &[book::Word; LANES], sum: &mut Lanes) {
-        let mut levels = [0u32; LANES];
-        for i in 0..LANES {
-            levels[i] = F::Half::unpack(words[i]);
-        }
-        let first = group * N / GROUPS;
-        for n in 0..N / GROUPS {
-            for i in 0..LANES {
-                let value = F::value(F::Half::level(levels[i], n));
-                sum[i] += self.w[first + n][i] * value * value;
+    fn code_signs(&mut self, signs: usize, step: &[S::f32s; 8], r: usize) -> (S::f32s, [S::u32s; 2]) {
+        let simd = self.simd;
+        let zero = simd.splat_f32s(0.0);
+        let (mut plain, mut flipped) = (zero, zero);
+        let mut plain_words = [simd.splat_u32s(0); 2];
+        let mut flipped_words = plain_words;
+        for member in 0..F::PARITY {
+            self.fill(signs * F::PARITY + member, step, r);
+            let [even, odd] = nearest_flipped(simd, F::book(), &self.costs, &self.flipped, r);
+            // the turned sign is in this codeword, or in the one before it
+            let here = simd.add_f32s(plain, odd.cost);
+            if member == 0 {
+                flipped = here;
+                flipped_words[0] = odd.word;
+            } else {
+                let before = simd.add_f32s(flipped, even.cost);
+                let is_here = simd.less_than_f32s(here, before);
+                flipped = simd.select_f32s(is_here, here, before);
+                flipped_words[0] = simd.select_u32s(is_here, plain_words[0], flipped_words[0]);
+                flipped_words[1] = simd.select_u32s(is_here, odd.word, even.word);
             }
+            plain = simd.add_f32s(plain, even.cost);
+            plain_words[member] = even.word;
         }
+        let odd = simd.equal_u32s(get_bits::<S>(&self.odd[signs], r), simd.splat_u32s(1));
+        let words = [0, 1].map(|member| simd.select_u32s(odd, flipped_words[member], plain_words[member]));
+        (simd.select_f32s(odd, flipped, plain), words)
+    }
+
+    /// Adds `w level^2` of the weights of a group to a sum.
+    #[inline(always)]
+    fn squares(&self, group: usize, words: S::u32s, mut sum: S::f32s, r: usize) -> S::f32s {
+        let simd = self.simd;
+        for n in 0..N / GROUPS {
+            let value = F::values(simd, level::<S, F::Half>(simd, words, n));
+            let w = get::<S>(&self.w[group * N / GROUPS + n], r);
+            sum = simd.add_f32s(sum, simd.mul_f32s(simd.mul_f32s(w, value), value));
+        }
+        sum
     }
 }
 
-impl<F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCoder<'_, F, N, GROUPS> {
-    #[expect(clippy::manual_checked_ops, reason = "the parity is a constant: 0 is another kind of grid")]
+impl<S: Simd, F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCoder<'_, S, F, N, GROUPS> {
     #[inline(always)]
-    fn code(&self, scale: &Lanes) -> Trial<GROUPS> {
-        let mut trial = Trial { cost: ZERO, squares: ZERO, words: [[0; LANES]; GROUPS] };
-        let mut step = [ZERO; 8];
-        for (level, step) in step.iter_mut().enumerate().take(F::Half::LEVELS) {
-            *step = map(|i| scale[i] * F::value(level as u32));
-        }
-        let (mut costs, mut flipped) = (Halves::ZERO, Halves::ZERO);
-        let book = F::book();
-        if F::PARITY == 0 {
-            for group in 0..GROUPS {
-                self.costs(group, &step, &mut costs, &mut flipped);
-                let nearest = book.nearest::<F::Half>(&costs);
-                trial.take(group, &nearest);
+    fn code(&mut self, scale: &Lanes) -> Trial<GROUPS> {
+        let simd = self.simd;
+        let mut trial = Trial::ZERO;
+        for r in 0..registers::<S>() {
+            let scale = get::<S>(scale, r);
+            let mut step = [scale; 8];
+            for (level, step) in step.iter_mut().enumerate().take(F::Half::LEVELS) {
+                *step = simd.mul_f32s(scale, simd.splat_f32s(F::value(level as u32)));
             }
-        } else {
-            let mut group = 0;
-            while group < GROUPS {
-                let signs = group / F::PARITY;
-                let mut kept = Kept::NONE;
-                for member in group..group + F::PARITY {
-                    self.costs(member, &step, &mut costs, &mut flipped);
-                    let [plain, flip] = book.nearest_flipped::<F::Half>(&costs, &flipped);
-                    kept.add(&plain, &flip);
-                }
-                for i in 0..LANES {
-                    let odd = self.odd[signs][i];
-                    trial.cost[i] += if odd { kept.flipped[i] } else { kept.plain[i] };
-                }
-                for member in 0..F::PARITY {
-                    for i in 0..LANES {
-                        let odd = self.odd[signs][i];
-                        trial.words[group + member][i] =
-                            if odd { kept.flipped_words[member][i] } else { kept.plain_words[member][i] };
+            let (mut cost, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+            for group in (0..GROUPS).step_by(F::PARITY.max(1)) {
+                if F::PARITY == 0 {
+                    self.fill(group, &step, r);
+                    let Nearest { cost: more, word } = nearest(simd, F::book(), &self.costs, r);
+                    cost = simd.add_f32s(cost, more);
+                    squares = self.squares(group, word, squares, r);
+                    set_bits::<S>(&mut trial.words[group], r, word);
+                } else {
+                    let (more, words) = self.code_signs(group / F::PARITY, &step, r);
+                    cost = simd.add_f32s(cost, more);
+                    for (member, word) in words.into_iter().enumerate().take(F::PARITY) {
+                        squares = self.squares(group + member, word, squares, r);
+                        set_bits::<S>(&mut trial.words[group + member], r, word);
                     }
                 }
-                group += F::PARITY;
             }
-        }
-        for group in 0..GROUPS {
-            self.squares(group, &trial.words[group], &mut trial.squares);
+            set::<S>(&mut trial.cost, r, cost);
+            set::<S>(&mut trial.squares, r, squares);
         }
         trial
     }
 }
 
-impl<const GROUPS: usize> Trial<GROUPS> {
-    #[inline(always)]
-    fn take(&mut self, group: usize, nearest: &Nearest) {
-        self.words[group] = nearest.word;
-        for i in 0..LANES {
-            self.cost[i] += nearest.cost[i];
-        }
-    }
-}
-
-/// The cheapest codewords of a group of signs, up to two of them, without and with one flip.
-struct Kept {
-    members: usize,
-    plain: Lanes,
-    flipped: Lanes,
-    plain_words: [[book::Word; LANES]; 2],
-    flipped_words: [[book::Word; LANES]; 2],
-}
-
-impl Kept {
-    const NONE: Kept =
-        Kept { members: 0, plain: ZERO, flipped: ZERO, plain_words: [[0; LANES]; 2], flipped_words: [[0; LANES]; 2] };
-
-    /// Appends a codeword: the flip is in it, or in the ones before it.
-    #[inline(always)]
-    fn add(&mut self, plain: &Nearest, flip: &Nearest) {
-        let member = self.members;
-        for i in 0..LANES {
-            let here = self.plain[i] + flip.cost[i];
-            let before = self.flipped[i] + plain.cost[i];
-            let here_wins = member == 0 || here < before;
-            self.flipped[i] = if here_wins { here } else { before };
-            self.flipped_words[member][i] = if here_wins { flip.word[i] } else { plain.word[i] };
-            if member > 0 && here_wins {
-                self.flipped_words[0][i] = self.plain_words[0][i];
-            }
-            self.plain[i] += plain.cost[i];
-            self.plain_words[member][i] = plain.word[i];
-        }
-        self.members += 1;
-    }
-}
-
-/// The signs of a group of weights of one lane, with the cheapest one flipped if their number must be even and is not.
+/// The signs of eight weights of one lane, with the cheapest one turned if their number must be even and is not.
 #[inline(always)]
-pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first: usize, words: &[book::Word]) -> u32 {
+pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first: usize, words: &[Word]) -> u32 {
     let per_word = 2 * F::Half::WEIGHTS;
     let (mut signs, mut cheapest, mut cost) = (0u32, 0, f32::INFINITY);
     for n in 0..8 {
         let (x, w) = (tile.x[first + n][lane], tile.w[first + n][lane]);
         signs |= ((x < 0.0) as u32) << n;
-        let levels = F::Half::unpack(words[n / per_word]);
-        let flip = w * x.abs() * F::value(F::Half::level(levels, n % per_word));
+        let level = level::<Scalar, F::Half>(Scalar, words[n / per_word], n % per_word);
+        let flip = w * x.abs() * F::value(level);
         if flip < cost {
             (cheapest, cost) = (n, flip);
         }
     }
     if F::PARITY > 0 && signs.count_ones() % 2 == 1 { signs ^ 1 << cheapest } else { signs }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::codebook::grids;
+    use crate::quant::iq2_s::Iq2S;
+    use crate::quant::iq2_xs::Iq2Xs;
+    use crate::quant::iq3_xxs::Iq3Xxs;
+    use crate::quant::lanes::Rows;
+
+    /// The least cost of a group of signs over every codeword and every allowed choice of signs.
+    fn brute_force<F: Signed>(grid: &[u16], x: &[f32], w: &[f32], scale: f32) -> f32 {
+        let (weights, words) = (2 * F::Half::WEIGHTS, F::PARITY.max(1));
+        // cheapest cost of the words so far with an even and an odd number of turned signs
+        let mut cost = [0.0, f32::INFINITY];
+        for word in 0..words {
+            let mut best = [f32::INFINITY; 2];
+            for levels in grid {
+                let (mut sum, mut flip) = (0.0, f32::INFINITY);
+                for n in 0..weights {
+                    let i = word * weights + n;
+                    let level = scale * F::value(level::<Scalar, F::Half>(Scalar, *levels as Word, n));
+                    sum += w[i] * level * (level - 2.0 * x[i].abs());
+                    flip = f32::min(flip, 4.0 * w[i] * level * x[i].abs());
+                }
+                best = [f32::min(best[0], sum), f32::min(best[1], sum + flip)];
+            }
+            cost = [cost[0] + best[0], f32::min(cost[0] + best[1], cost[1] + best[0])];
+        }
+        let odd = F::PARITY > 0 && x.iter().filter(|x| **x < 0.0).count() % 2 == 1;
+        cost[odd as usize]
+    }
+
+    fn check<F: Signed, const N: usize, const GROUPS: usize>(grid: &[u16]) {
+        let wave = |i: usize, seed: f32| ((i * i) as f32 * 0.37 + seed).sin();
+        let values: Vec<f32> = (0..LANES * N).map(|i| wave(i, 1.0) * (1.0 + 2.0 * wave(i, 2.0))).collect();
+        let importance: Vec<f32> = (0..LANES * N).map(|i| (2.0 * wave(i, 3.0)).exp()).collect();
+        let tile = SubBlocks::<N>::load(Rows { values: &values, importance: &importance }, 0, 1);
+        let mut coder = SignedCoder::<Scalar, F, N, GROUPS>::new(Scalar, &tile);
+        for scale in [0.1, 0.3, 0.5] {
+            let trial = coder.code(&[scale; LANES]);
+            for lane in 0..LANES {
+                let lane_of = |tile: &Tile<N>| tile.iter().map(|row| row[lane]).collect::<Vec<f32>>();
+                let (x, w) = (lane_of(&tile.x), lane_of(&tile.w));
+                let span = F::PARITY.max(1) * N / GROUPS;
+                let groups = x.chunks(span).zip(w.chunks(span));
+                let expected: f32 = groups.map(|(x, w)| brute_force::<F>(grid, x, w, scale)).sum();
+                let found = trial.cost[lane];
+                assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{found} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_cheapest_codewords_and_signs_are_found() {
+        check::<Iq2S, 16, 2>(&grids::IQ2_S);
+        check::<Iq2Xs, 16, 2>(&grids::IQ2_XS);
+        check::<Iq3Xxs, 32, 8>(&grids::IQ3_XXS);
+    }
 }

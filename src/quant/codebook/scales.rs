@@ -23,7 +23,7 @@ pub struct Plan {
     pub top: f32,
     /// Multipliers tried on either side of the one nearest to the sub-block's own scale.
     pub window: usize,
-    /// Times that `d` is solved for and the codes searched again.
+    /// Times that the codes are searched again once `d` has been solved for.
     pub refits: usize,
 }
 
@@ -58,7 +58,7 @@ impl Parabola {
 #[inline(always)]
 pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
     tile: &SubBlocks<N>,
-    coder: &C,
+    coder: &mut C,
     per_block: usize,
     plan: &Plan,
 ) -> Fit<GROUPS> {
@@ -69,7 +69,8 @@ pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
     for t in 0..plan.count + plan.alternations {
         let scale = if t < plan.count { map(|i| factor * start[i]) } else { own };
         factor *= plan.ratio;
-        let parabola = Parabola::of(&coder.code(&scale), &scale);
+        let trial = coder.code(&scale);
+        let parabola = Parabola::of(&trial, &scale);
         parabolas[t] = parabola;
         for i in 0..LANES {
             let best = ratio(parabola.products[i], parabola.squares[i]);
@@ -85,8 +86,7 @@ pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
         let best = super_scale(&own, parabolas, first..first + per_block, plan.top);
         d[first..first + per_block].fill(best);
     }
-    let inverse = map(|i| reciprocal(d[i]));
-    let nearest = map(|i| odd(own[i] * inverse[i], plan.top));
+    let nearest = best_multipliers(parabolas, &d, plan.top);
     let mut fit = Best::new(coder, &d, &nearest);
     for offset in 1..=plan.window {
         for offset in [-2.0 * offset as f32, 2.0 * offset as f32] {
@@ -95,8 +95,10 @@ pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
         }
     }
     for _ in 0..plan.refits {
-        fit.refit(coder, &mut d, per_block);
+        fit.solve(&mut d, per_block);
+        fit.recode(coder, &d, per_block);
     }
+    fit.solve(&mut d, per_block);
     Fit { d, multiplier: fit.multiplier, words: fit.trial.words }
 }
 
@@ -133,13 +135,16 @@ fn super_scale(own: &Lanes, parabolas: &[Parabola], lanes: std::ops::Range<usize
         let inverse = map(|c| reciprocal(d[c]));
         let mut cost = ZERO;
         for i in lanes.clone() {
-            let scale = map(|c| d[c] * odd(own[i] * inverse[c], top));
+            let nearest = map(|c| odd(own[i] * inverse[c], top));
             let mut bound = [f32::INFINITY; LANES];
-            for parabola in parabolas {
-                let (products, squares) = (2.0 * parabola.products[i], parabola.squares[i]);
-                for c in 0..LANES {
-                    let value = scale[c] * (scale[c] * squares - products);
-                    bound[c] = if value < bound[c] { value } else { bound[c] };
+            for offset in [-2.0, 0.0, 2.0] {
+                let scale = map(|c| d[c] * clamp(nearest[c] + offset, 1.0, top));
+                for parabola in parabolas {
+                    let (products, squares) = (2.0 * parabola.products[i], parabola.squares[i]);
+                    for c in 0..LANES {
+                        let value = scale[c] * (scale[c] * squares - products);
+                        bound[c] = if value < bound[c] { value } else { bound[c] };
+                    }
                 }
             }
             for c in 0..LANES {
@@ -155,6 +160,27 @@ fn super_scale(own: &Lanes, parabolas: &[Parabola], lanes: std::ops::Range<usize
     best
 }
 
+/// The multiplier of each sub-block with the least bound.
+#[inline(always)]
+fn best_multipliers(parabolas: &[Parabola], d: &Lanes, top: f32) -> Lanes {
+    let mut best = [1.0; LANES];
+    let mut least = [f32::INFINITY; LANES];
+    let mut multiplier = 1.0;
+    while multiplier <= top {
+        for parabola in parabolas {
+            for i in 0..LANES {
+                let scale = d[i] * multiplier;
+                let bound = scale * (scale * parabola.squares[i] - 2.0 * parabola.products[i]);
+                let better = bound < least[i];
+                best[i] = if better { multiplier } else { best[i] };
+                least[i] = if better { bound } else { least[i] };
+            }
+        }
+        multiplier += 2.0;
+    }
+    best
+}
+
 /// The best multipliers and codes for given super-scales.
 struct Best<const GROUPS: usize> {
     multiplier: Lanes,
@@ -163,14 +189,14 @@ struct Best<const GROUPS: usize> {
 
 impl<const GROUPS: usize> Best<GROUPS> {
     #[inline(always)]
-    fn new<C: Coder<GROUPS>>(coder: &C, d: &Lanes, multiplier: &Lanes) -> Self {
+    fn new<C: Coder<GROUPS>>(coder: &mut C, d: &Lanes, multiplier: &Lanes) -> Self {
         Best { multiplier: *multiplier, trial: coder.code(&map(|i| d[i] * multiplier[i])) }
     }
 
     #[inline(always)]
-    fn try_multipliers<C: Coder<GROUPS>>(&mut self, coder: &C, d: &Lanes, multiplier: &Lanes) {
+    fn try_multipliers<C: Coder<GROUPS>>(&mut self, coder: &mut C, d: &Lanes, multiplier: &Lanes) {
         let trial = coder.code(&map(|i| d[i] * multiplier[i]));
-        let better = trial_is_better(&trial.cost, &self.trial.cost);
+        let better = is_less_in_block(&trial.cost, &self.trial.cost, 1);
         self.replace(&better, multiplier, &trial);
     }
 
@@ -188,9 +214,9 @@ impl<const GROUPS: usize> Best<GROUPS> {
         }
     }
 
-    /// Solves for the super-scales of the codes found, and searches the codes again if the sum over a block falls.
+    /// Solves for the super-scales that suit the codes.
     #[inline(always)]
-    fn refit<C: Coder<GROUPS>>(&mut self, coder: &C, d: &mut Lanes, per_block: usize) {
+    fn solve(&mut self, d: &mut Lanes, per_block: usize) {
         let scale = map(|i| d[i] * self.multiplier[i]);
         let parabola = Parabola::of(&self.trial, &scale);
         let mut solved = ZERO;
@@ -203,29 +229,36 @@ impl<const GROUPS: usize> Best<GROUPS> {
             let best = round_f16(ratio(above, below));
             solved[first..first + per_block].fill(if best > 0.0 { best } else { d[first] });
         }
-        let trial = coder.code(&map(|i| solved[i] * self.multiplier[i]));
-        let mut better = [false; LANES];
-        for first in (0..LANES).step_by(per_block) {
-            let (mut before, mut after) = (0.0, 0.0);
-            for i in first..first + per_block {
-                before += self.trial.cost[i];
-                after += trial.cost[i];
-            }
-            better[first..first + per_block].fill(after < before);
-        }
-        let multiplier = self.multiplier;
-        self.replace(&better, &multiplier, &trial);
+        let scale = map(|i| solved[i] * self.multiplier[i]);
+        let cost = map(|i| scale[i] * (scale[i] * parabola.squares[i] - 2.0 * parabola.products[i]));
+        let better = is_less_in_block(&cost, &self.trial.cost, per_block);
         for i in 0..LANES {
             d[i] = if better[i] { solved[i] } else { d[i] };
+            self.trial.cost[i] = if better[i] { cost[i] } else { self.trial.cost[i] };
         }
+    }
+
+    /// Searches the codes again where the super-scale has changed.
+    #[inline(always)]
+    fn recode<C: Coder<GROUPS>>(&mut self, coder: &mut C, d: &Lanes, per_block: usize) {
+        let trial = coder.code(&map(|i| d[i] * self.multiplier[i]));
+        let better = is_less_in_block(&trial.cost, &self.trial.cost, per_block);
+        let multiplier = self.multiplier;
+        self.replace(&better, &multiplier, &trial);
     }
 }
 
+/// Whether the sum over a block is less, for the lanes of each block.
 #[inline(always)]
-fn trial_is_better(new: &Lanes, old: &Lanes) -> [bool; LANES] {
-    let mut better = [false; LANES];
-    for i in 0..LANES {
-        better[i] = new[i] < old[i];
+fn is_less_in_block(new: &Lanes, old: &Lanes, per_block: usize) -> [bool; LANES] {
+    let mut less = [false; LANES];
+    for first in (0..LANES).step_by(per_block) {
+        let (mut before, mut after) = (0.0, 0.0);
+        for i in first..first + per_block {
+            before += old[i];
+            after += new[i];
+        }
+        less[first..first + per_block].fill(after < before);
     }
-    better
+    less
 }

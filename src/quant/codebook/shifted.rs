@@ -1,72 +1,110 @@
 //! The coder of IQ1: signed ternary codewords, all moved up or down by an eighth.
 
-use super::book::{self, Half, Halves, Nearest, Ternary, Word};
-use super::coder::{Coder, Trial, Words};
-use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
+use pulp::Simd;
+
+use super::book::{self, Word};
+use super::coder::{Coder, Trial, level};
+use super::nearest::{Half, HalfCosts, Halves, Nearest, Ternary, get, nearest, registers, set, set_bits};
+use crate::quant::lanes::{Lanes, SubBlocks, Tile, ZERO, map};
 
 /// What a codeword is moved by; the sign is chosen.
 pub const SHIFT: f32 = 0.125;
 
 /// The bit of a word that says that it is moved down.
-const DOWN: Word = 1 << 15;
+const DOWN: Word = 1 << 16;
 
 /// Codes groups of eight weights; `SHARED` if all groups of a sub-block move the same way.
-pub struct ShiftedCoder<'a, const N: usize, const GROUPS: usize, const SHARED: bool> {
+pub struct ShiftedCoder<'a, S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> {
+    simd: S,
     w: &'a Tile<N>,
     /// `2 w x`.
     slope: Tile<N>,
+    costs: Halves,
 }
 
-impl<'a, const N: usize, const GROUPS: usize, const SHARED: bool> ShiftedCoder<'a, N, GROUPS, SHARED> {
+impl<'a, S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> ShiftedCoder<'a, S, N, GROUPS, SHARED> {
     #[inline(always)]
-    pub fn new(tile: &'a SubBlocks<N>) -> Self {
+    pub fn new(simd: S, tile: &'a SubBlocks<N>) -> Self {
         let mut slope = [ZERO; N];
         for n in 0..N {
             slope[n] = map(|i| 2.0 * tile.w[n][i] * tile.x[n][i]);
         }
-        ShiftedCoder { w: &tile.w, slope }
+        ShiftedCoder { simd, w: &tile.w, slope, costs: Halves::ZERO }
     }
 
     #[inline(always)]
-    fn nearest(&self, group: usize, scale: &Lanes, shift: f32) -> Nearest {
-        let mut costs = Halves::ZERO;
-        let mut step = [ZERO; 3];
-        for (level, step) in step.iter_mut().enumerate() {
-            *step = map(|i| scale[i] * (level as f32 - 1.0 + shift));
-        }
-        let first = 8 * group;
-        for (start, table) in [(first, &mut costs.first), (first + 4, &mut costs.second)] {
-            let mut values = [[ZERO; 8]; 4];
-            for n in 0..4 {
-                for (level, step) in step.iter().enumerate() {
-                    for i in 0..LANES {
-                        values[n][level][i] = step[i] * (self.w[start + n][i] * step[i] - self.slope[start + n][i]);
-                    }
-                }
+    fn half_costs(&self, start: usize, step: &[S::f32s; 3], r: usize) -> HalfCosts<S> {
+        let simd = self.simd;
+        let zero = [[simd.splat_f32s(0.0); 8]; 4];
+        let mut half = HalfCosts { simd, costs: zero, flips: zero };
+        for n in 0..4 {
+            let (w, slope) = (get::<S>(&self.w[start + n], r), get::<S>(&self.slope[start + n], r));
+            for level in 0..3 {
+                let step = step[level];
+                half.costs[n][level] = simd.mul_f32s(step, simd.sub_f32s(simd.mul_f32s(w, step), slope));
             }
-            Ternary::sums(&values, table);
         }
-        book::mark::<Ternary>(&mut costs.second);
-        book::IQ1.nearest::<Ternary>(&costs)
+        half
     }
 
+    /// The best codeword of a group moved by `shift`.
     #[inline(always)]
-    fn squares(&self, words: &Words<GROUPS>) -> Lanes {
-        let mut sum = ZERO;
-        for group in 0..GROUPS {
-            let (mut levels, mut shift) = ([0u32; LANES], ZERO);
-            for i in 0..LANES {
-                levels[i] = Ternary::unpack(words[group][i]);
-                shift[i] = self::shift(words[group][i]);
-            }
-            for n in 0..8 {
-                for i in 0..LANES {
-                    let value = Ternary::level(levels[i], n) as f32 - 1.0 + shift[i];
-                    sum[i] += self.w[8 * group + n][i] * value * value;
-                }
-            }
+    fn nearest(&mut self, group: usize, scale: S::f32s, shift: f32, r: usize) -> Nearest<S> {
+        let simd = self.simd;
+        let step = [-1.0, 0.0, 1.0].map(|level| simd.mul_f32s(scale, simd.splat_f32s(level + shift)));
+        let half = self.half_costs(8 * group, &step, r);
+        Ternary::fill::<S, false>(&half, &mut self.costs.first, None, r);
+        let half = self.half_costs(8 * group + 4, &step, r);
+        Ternary::fill::<S, true>(&half, &mut self.costs.second, None, r);
+        let found = nearest(simd, &book::IQ1, &self.costs, r);
+        let flag = simd.splat_u32s(if shift < 0.0 { DOWN } else { 0 });
+        Nearest { word: simd.or_u32s(found.word, flag), ..found }
+    }
+
+    /// Adds `w level^2` of the weights of a group to a sum.
+    #[inline(always)]
+    fn squares(&self, group: usize, words: S::u32s, mut sum: S::f32s, r: usize) -> S::f32s {
+        let simd = self.simd;
+        let down = simd.splat_u32s(DOWN);
+        let is_down = simd.equal_u32s(simd.and_u32s(words, down), down);
+        let shift = simd.select_f32s(is_down, simd.splat_f32s(-SHIFT), simd.splat_f32s(SHIFT));
+        for n in 0..8 {
+            let level = level::<S, Ternary>(simd, words, n);
+            let is_one = simd.equal_u32s(level, simd.splat_u32s(1));
+            let is_two = simd.equal_u32s(level, simd.splat_u32s(2));
+            let value = simd.select_f32s(is_one, simd.splat_f32s(0.0), simd.splat_f32s(-1.0));
+            let value = simd.add_f32s(simd.select_f32s(is_two, simd.splat_f32s(1.0), value), shift);
+            let w = get::<S>(&self.w[8 * group + n], r);
+            sum = simd.add_f32s(sum, simd.mul_f32s(simd.mul_f32s(w, value), value));
         }
         sum
+    }
+
+    /// Searches every group moved up and moved down; the words and cost of what is better.
+    #[inline(always)]
+    fn search(&mut self, scale: S::f32s, r: usize) -> (S::f32s, [S::u32s; GROUPS]) {
+        let simd = self.simd;
+        let (mut up, mut down) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+        let mut words = [[simd.splat_u32s(0); 2]; GROUPS];
+        for (group, words) in words.iter_mut().enumerate() {
+            let high = self.nearest(group, scale, SHIFT, r);
+            let low = self.nearest(group, scale, -SHIFT, r);
+            *words = [high.word, low.word];
+            let mut cost = high.cost;
+            if !SHARED {
+                let is_low = simd.less_than_f32s(low.cost, high.cost);
+                cost = simd.select_f32s(is_low, low.cost, high.cost);
+                words[0] = simd.select_u32s(is_low, low.word, high.word);
+            }
+            up = simd.add_f32s(up, cost);
+            down = simd.add_f32s(down, low.cost);
+        }
+        if !SHARED {
+            return (up, words.map(|words| words[0]));
+        }
+        let is_down = simd.less_than_f32s(down, up);
+        let words = words.map(|words| simd.select_u32s(is_down, words[1], words[0]));
+        (simd.select_f32s(is_down, down, up), words)
     }
 }
 
@@ -76,38 +114,28 @@ pub fn is_down(word: Word) -> bool {
     word & DOWN != 0
 }
 
-#[inline(always)]
-fn shift(word: Word) -> f32 {
-    if is_down(word) { -SHIFT } else { SHIFT }
+/// The number in the file of a word.
+pub fn number(word: Word) -> u16 {
+    book::IQ1.number(word & !DOWN)
 }
 
-impl<const N: usize, const GROUPS: usize, const SHARED: bool> Coder<GROUPS> for ShiftedCoder<'_, N, GROUPS, SHARED> {
+impl<S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> Coder<GROUPS>
+    for ShiftedCoder<'_, S, N, GROUPS, SHARED>
+{
     #[inline(always)]
-    fn code(&self, scale: &Lanes) -> Trial<GROUPS> {
-        let mut cost = [ZERO; 2];
-        let mut words = [[[0; LANES]; GROUPS]; 2];
-        for group in 0..GROUPS {
-            let up = self.nearest(group, scale, SHIFT);
-            let down = self.nearest(group, scale, -SHIFT);
-            for i in 0..LANES {
-                let falls = !SHARED && down.cost[i] < up.cost[i];
-                cost[0][i] += if falls { down.cost[i] } else { up.cost[i] };
-                words[0][group][i] = if falls { down.word[i] | DOWN } else { up.word[i] };
-                cost[1][i] += down.cost[i];
-                words[1][group][i] = down.word[i] | DOWN;
+    fn code(&mut self, scale: &Lanes) -> Trial<GROUPS> {
+        let simd = self.simd;
+        let mut trial = Trial::ZERO;
+        for r in 0..registers::<S>() {
+            let (cost, words) = self.search(get::<S>(scale, r), r);
+            let mut squares = simd.splat_f32s(0.0);
+            for (group, word) in words.into_iter().enumerate() {
+                squares = self.squares(group, word, squares, r);
+                set_bits::<S>(&mut trial.words[group], r, word);
             }
+            set::<S>(&mut trial.cost, r, cost);
+            set::<S>(&mut trial.squares, r, squares);
         }
-        if SHARED {
-            for i in 0..LANES {
-                if cost[1][i] < cost[0][i] {
-                    cost[0][i] = cost[1][i];
-                    for group in 0..GROUPS {
-                        words[0][group][i] = words[1][group][i];
-                    }
-                }
-            }
-        }
-        let squares = self.squares(&words[0]);
-        Trial { cost: cost[0], squares, words: words[0] }
+        trial
     }
 }
