@@ -103,8 +103,8 @@ pub fn constraints(types: &TypeArgs, keep: &KeepArgs, has_imatrix: bool) -> Cons
         types: types.types.clone(),
         profile: types.profile,
         rules: keep.keep.clone(),
-        ties: Vec::new(),
         has_imatrix,
+        ..Constraints::default()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
-use crate::source::Model;
+use crate::source::{Model, Tensor};
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
@@ -179,12 +179,19 @@ impl Job<'_> {
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
+        let considered = match &self.goal {
+            Goal::Target(target) => {
+                self.constraints.for_target(target, self.model.tensors.iter().map(Tensor::elements).sum())
+            }
+            Goal::Plan(_) => self.constraints.clone(),
+        };
+        let types: Vec<GgmlType> = self.types.iter().copied().filter(|ty| considered.is_considered(*ty)).collect();
         let inputs = AnalysisInputs {
             model: self.model,
             imatrix: &imatrix,
             sensitivities: &sensitivities,
             calibration_hash: &self.calibration.hash,
-            types: self.types,
+            types: &types,
             chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
             memory: self.memory,
             metadata: &metadata,

@@ -53,6 +53,7 @@ pub enum Target {
 pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
     analysis.validate()?;
     constraints.check(analysis)?;
+    let constraints = &constraints.for_target(target, analysis.elements());
     match *target {
         Target::Size(bytes) => within_size(analysis, constraints, bytes),
         Target::Bpw(bpw) => within_bpw(analysis, constraints, bpw),
@@ -66,6 +67,7 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
 /// nothing. Sizes need no measurements, so hours of them can be spared: `bare` has none.
 pub fn check_budget(bare: &Analysis, target: &Target, constraints: &Constraints, types: &[GgmlType]) -> Result<()> {
     constraints.check(bare)?;
+    let constraints = &constraints.for_target(target, bare.elements());
     let mut unmeasured = bare.clone();
     for tensor in unmeasured.tensors.iter_mut().filter(|tensor| tensor.quantizable) {
         let types: BTreeSet<GgmlType> = types.iter().copied().chain([tensor.source_type]).collect();
