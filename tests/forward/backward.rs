@@ -1,22 +1,38 @@
 //! The reverse sweep against transformers' gradients, finite differences and measured divergences.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use dq_gpu::device::{Buffer, Device};
 use dq_gpu::forward::reverse::reverse_sweep;
 use dq_gpu::forward::tap::Tap;
-use dq_gpu::forward::weights::Overlay;
+use dq_gpu::forward::weights::WeightSource;
 use dq_gpu::forward::{Side, Stream, StreamOptions, diverge};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::imatrix::collect::Collector;
 use dq_gpu::progress::Silent;
 use dq_gpu::quant::GgmlType;
 use dq_gpu::sensitivity::{Sensitivities, SweepOptions, reverse_sweep_factors};
-use dq_gpu::source::Model;
+use dq_gpu::source::{Model, Tensor};
 
 use crate::common::{self, Random};
 use crate::golden::{CASES, Golden, Layers, log_sum_exp, logits_of, own_name};
+
+/// A model with some tensors replaced.
+struct Overlay<'a> {
+    base: &'a Model,
+    replaced: HashMap<String, (GgmlType, Vec<u8>)>,
+}
+
+impl WeightSource for Overlay<'_> {
+    fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
+        match self.replaced.get(&tensor.name) {
+            Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
+            None => self.base.read(tensor),
+        }
+    }
+}
 
 /// Reads everything that passes by.
 struct Recorder<'a> {

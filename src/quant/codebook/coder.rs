@@ -160,6 +160,7 @@ impl<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a
 }
 
 impl<S: Simd, F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCoder<'_, S, F, N, GROUPS> {
+    #[expect(clippy::manual_checked_ops, reason = "the parity is a constant: 0 is another kind of grid")]
     #[inline(always)]
     fn code(&mut self, scale: &Lanes) -> Trial<GROUPS> {
         let simd = self.simd;

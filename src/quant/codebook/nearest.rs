@@ -104,7 +104,7 @@ impl Half for Ternary {
             let high = simd.add_f32s(half.costs[2][j % 3], half.costs[3][j / 3]);
             let high_flip = simd.min_f32s(half.flips[2][j % 3], half.flips[3][j / 3]);
             for i in 0..9 {
-                let row = i % 3 | i / 3 << 2 | j % 3 << 4 | j / 3 << 6;
+                let row = (i % 3) | ((i / 3) << 2) | ((j % 3) << 4) | ((j / 3) << 6);
                 let cost = simd.add_f32s(low[0][i], high);
                 put::<S, MARK>(simd, table, row, r, cost);
                 if let Some(flipped) = &mut flipped {
