@@ -22,14 +22,3 @@ impl Progress for Silent {
     }
     fn end(&self) {}
 }
-
-/// Many short steps inside one long one: says nothing of its own but can still be interrupted.
-pub struct Within<'a>(pub &'a dyn Progress);
-
-impl Progress for Within<'_> {
-    fn begin(&self, _step: &str, _total: u64) {}
-    fn advance(&self, _amount: u64) -> Result<()> {
-        self.0.advance(0)
-    }
-    fn end(&self) {}
-}

@@ -93,13 +93,6 @@ impl Chunks {
         self.range(0..count.clamp(1, self.len()))
     }
 
-    /// The `count` chunks after the first `skipped`, or as many of the last ones where there are not enough.
-    pub fn after(&self, skipped: usize, count: usize) -> Self {
-        let count = count.clamp(1, self.len());
-        let start = skipped.min(self.len() - count);
-        self.range(start..start + count)
-    }
-
     fn range(&self, chunks: Range<usize>) -> Self {
         let tokens = self.tokens[chunks.start * self.ctx..chunks.end * self.ctx].to_vec();
         let hash = hash(&tokens);

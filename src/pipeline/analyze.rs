@@ -1,6 +1,6 @@
 //! Weighing: the exact error of every candidate type of every tensor, and what it costs in nats.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use anyhow::Result;
@@ -74,7 +74,6 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
         fingerprint: model.fingerprint(),
         calibration_hash: calibration_hash.to_string(),
         sensitivity: String::new(),
-        corrections: BTreeMap::new(),
         shape: ModelShape {
             architecture: architecture.to_string(),
             block_count: hparams.n_layer as u32,

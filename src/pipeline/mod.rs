@@ -2,18 +2,14 @@
 //! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job.
 
 mod analyze;
-mod correct;
 mod listen;
 mod metadata;
 mod prove;
 pub mod quantize;
-mod requantize;
 mod write;
 
 pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
-pub use correct::correct;
 pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
 pub use prove::{Scoring, prove, report};
-pub use requantize::Requantized;
 pub use write::{Written, write};

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, correct, listen, output_metadata, prove, sense, write,
+    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -15,20 +15,17 @@ use crate::forward::StreamOptions;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::kld::Report;
-use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve};
+use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
-use crate::source::{Model, Tensor};
+use crate::source::Model;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
 
 /// Tokens behind the second moments with which errors are weighed.
 const HESSIAN_TOKENS: usize = 24 << 10;
-
-/// Tokens of each run that corrects the predictions of a type.
-const PROBE_TOKENS: usize = 4 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
@@ -104,7 +101,7 @@ impl Job<'_> {
         for attempt in 0..=TIGHTENINGS {
             let plan = match (&self.goal, &target) {
                 (Goal::Plan(read), _) => read(&analysis)?,
-                (Goal::Target(_), Some(target)) => solve(&analysis, target, &self.constraints)?,
+                (Goal::Target(_), Some(target)) => solve_near(&analysis, target, &self.constraints)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
@@ -180,9 +177,7 @@ impl Job<'_> {
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
         let considered = match &self.goal {
-            Goal::Target(target) => {
-                self.constraints.for_target(target, self.model.tensors.iter().map(Tensor::elements).sum())
-            }
+            Goal::Target(target) => self.constraints.for_target(target, &bare_analysis(self.model, &metadata, "")?),
             Goal::Plan(_) => self.constraints.clone(),
         };
         let types: Vec<GgmlType> = self.types.iter().copied().filter(|ty| considered.is_considered(*ty)).collect();
@@ -196,10 +191,7 @@ impl Job<'_> {
             memory: self.memory,
             metadata: &metadata,
         };
-        let mut analysis = analyze(self.device, &inputs, progress)?;
-        let ctx = self.calibration.ctx;
-        let probe = self.calibration.after(HESSIAN_TOKENS / ctx, PROBE_TOKENS / ctx);
-        correct(self.device, self.model, &imatrix, &probe, self.memory, &mut analysis, progress)?;
+        let analysis = analyze(self.device, &inputs, progress)?;
         clock.lap("weigh");
         Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
     }

@@ -1,6 +1,6 @@
 //! The table that `analyze` writes and `plan` reads: for every tensor, what each candidate type costs in bytes and in nats.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -36,9 +36,6 @@ pub struct Analysis {
     /// How the sensitivities were found, for people: "reverse sweep"; empty when nothing was measured.
     #[serde(default)]
     pub sensitivity: String,
-    /// What the predictions of each type were multiplied by, so that they agree with measured divergences.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub corrections: BTreeMap<GgmlType, f64>,
     /// What llama.cpp's own mixture rules ask about the model.
     pub shape: ModelShape,
     /// Bytes of the written file that no plan changes: header, metadata and tensor table up to the aligned start of the

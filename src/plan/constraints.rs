@@ -142,15 +142,16 @@ pub struct Constraints {
 const COARSEST_SHARE: f64 = 0.65;
 
 impl Constraints {
-    /// The same demands, with the floor that suits a target over `elements` weights.
-    pub fn for_target(&self, target: &Target, elements: u64) -> Constraints {
+    /// The same demands, with the floor that suits a target.
+    pub fn for_target(&self, target: &Target, analysis: &Analysis) -> Constraints {
+        let weights: u64 = analysis.quantizable().map(TensorAnalysis::elements).sum();
         let bpw = match target {
-            Target::Size(bytes) => *bytes as f64 * 8.0 / elements as f64,
+            Target::Size(bytes) => bytes.saturating_sub(analysis.base_bytes()) as f64 * 8.0 / weights.max(1) as f64,
             Target::Bpw(bpw) => *bpw,
             Target::MaxKld(_) | Target::Type(_) | Target::Pure(_) => 0.0,
         };
-        // Beyond the coarsest type that everything could have, a higher target asks for no finer ones.
-        Constraints { floor_bpw: (COARSEST_SHARE * bpw).min(GgmlType::Q4_K.bpw()), ..self.clone() }
+        // A generous target is no reason to leave out types that most tensors could have.
+        Constraints { floor_bpw: (COARSEST_SHARE * bpw).min(GgmlType::IQ4_XS.bpw()), ..self.clone() }
     }
 
     /// Whether a type may be planned for some tensor, as far as the floor and rules are concerned.

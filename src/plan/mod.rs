@@ -53,7 +53,6 @@ pub enum Target {
 pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
     analysis.validate()?;
     constraints.check(analysis)?;
-    let constraints = &constraints.for_target(target, analysis.elements());
     match *target {
         Target::Size(bytes) => within_size(analysis, constraints, bytes),
         Target::Bpw(bpw) => within_bpw(analysis, constraints, bpw),
@@ -63,11 +62,15 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
     }
 }
 
+/// As [`solve`], without types far coarser than the target unless only they can meet it: see [`Constraints::for_target`].
+pub fn solve_near(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    solve(analysis, target, &constraints.for_target(target, analysis)).or_else(|_| solve(analysis, target, constraints))
+}
+
 /// Fails if even the smallest plan of these types misses the size or the bits per weight asked for, or if a rule matches
 /// nothing. Sizes need no measurements, so hours of them can be spared: `bare` has none.
 pub fn check_budget(bare: &Analysis, target: &Target, constraints: &Constraints, types: &[GgmlType]) -> Result<()> {
     constraints.check(bare)?;
-    let constraints = &constraints.for_target(target, bare.elements());
     let mut unmeasured = bare.clone();
     for tensor in unmeasured.tensors.iter_mut().filter(|tensor| tensor.quantizable) {
         let types: BTreeSet<GgmlType> = types.iter().copied().chain([tensor.source_type]).collect();
