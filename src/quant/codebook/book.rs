@@ -103,6 +103,17 @@ impl Book {
         groups.map(|group| (group.first, &self.seconds[group.start as usize..group.end as usize]))
     }
 
+    /// Groups for shaders: first half in 8 bits, start and end in 12 each.
+    pub fn packed_groups(&self) -> impl Iterator<Item = u32> {
+        let groups = self.groups[..self.group_count].iter();
+        groups.map(|group| group.first as u32 | (group.start as u32) << 8 | (group.end as u32) << 20)
+    }
+
+    /// Codewords in sorted order for shaders: second half in 8 bits, number in the file above.
+    pub fn packed_words(&self) -> impl Iterator<Item = u32> {
+        self.seconds.iter().zip(self.numbers).map(|(second, number)| *second as u32 | (*number as u32) << 8)
+    }
+
     /// The number in the file of a codeword, which must be in the book.
     pub fn number(&self, word: Word) -> u16 {
         let first = word as usize % (1 << self.half_bits);
