@@ -1,7 +1,9 @@
 // The exact search for codewords. Twin: `src/quant/codebook/nearest.rs`.
 //
 // The importing shader declares what a codeword is: HALF_WEIGHTS weights of LEVELS levels in LEVEL_BITS each make a half, which
-// takes HALF_BITS and is below HALVES; and where its book is: GROUPS_AT, GROUP_COUNT, BOOK_AT.
+// takes HALF_BITS and is below HALVES; and where its codewords are: GRID_AT, WORD_COUNT, GROUPS_AT, GROUP_COUNT, SECONDS_AT.
+//
+// Four codewords are handled per turn of a loop: llvmpipe leaves all loops after 65,535 turns of any loop of an invocation.
 #import codewords
 
 const GREATEST: f32 = 3.4028234e38;
@@ -74,7 +76,10 @@ fn nearest_codeword() -> Nearest {
         let end = entry >> 20u;
         var low = GREATEST;
         for (var k = (entry >> 8u) & 0xFFFu; k < end; k++) {
-            low = min(low, second_costs[codewords[BOOK_AT + k] & 255u]);
+            let four = codewords[SECONDS_AT + k];
+            let even = min(second_costs[four & 255u], second_costs[(four >> 16u) & 255u]);
+            let odd = min(second_costs[(four >> 8u) & 255u], second_costs[four >> 24u]);
+            low = min(low, min(even, odd));
         }
         let cost = half_cost(0u, entry & 255u) + low;
         if cost < best.cost {
@@ -94,9 +99,15 @@ fn nearest_codewords() -> array<Nearest, 2> {
         var low = GREATEST;
         var low_flipped = GREATEST;
         for (var k = (entry >> 8u) & 0xFFFu; k < end; k++) {
-            let second = codewords[BOOK_AT + k] & 255u;
-            low = min(low, second_costs[second]);
-            low_flipped = min(low_flipped, second_flipped[second]);
+            let four = codewords[SECONDS_AT + k];
+            let a = four & 255u;
+            let b = (four >> 8u) & 255u;
+            let c = (four >> 16u) & 255u;
+            let d = four >> 24u;
+            low = min(low, min(min(second_costs[a], second_costs[c]), min(second_costs[b], second_costs[d])));
+            let even = min(second_flipped[a], second_flipped[c]);
+            let odd = min(second_flipped[b], second_flipped[d]);
+            low_flipped = min(low_flipped, min(even, odd));
         }
         let plain = half_cost(0u, first);
         if plain + low < best[0].cost {
@@ -115,19 +126,13 @@ fn nearest_codewords() -> array<Nearest, 2> {
 
 // The number in the file of a codeword.
 fn number_of(word: u32) -> u32 {
-    let mask = (1u << HALF_BITS) - 1u;
-    let second = (word >> HALF_BITS) & mask;
-    for (var g = 0u; g < GROUP_COUNT; g++) {
-        let entry = codewords[GROUPS_AT + g];
-        let end = entry >> 20u;
-        if (entry & 255u) != (word & mask) {
-            continue;
+    for (var i = 0u; i < WORD_COUNT / 2u; i++) {
+        let pair = codewords[GRID_AT + i];
+        if (pair & 0xFFFFu) == (word & 0xFFFFu) {
+            return 2u * i;
         }
-        for (var k = (entry >> 8u) & 0xFFFu; k < end; k++) {
-            let candidate = codewords[BOOK_AT + k];
-            if (candidate & 255u) == second {
-                return candidate >> 8u;
-            }
+        if (pair >> 16u) == (word & 0xFFFFu) {
+            return 2u * i + 1u;
         }
     }
     return 0u;

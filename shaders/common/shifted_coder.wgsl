@@ -8,7 +8,9 @@ const HALF_BITS: u32 = 8u;
 const HALVES: u32 = 171u;
 const GROUPS_AT = IQ1_GROUPS;
 const GROUP_COUNT = IQ1_GROUP_COUNT;
-const BOOK_AT = IQ1_BOOK;
+const SECONDS_AT = IQ1_SECONDS;
+const GRID_AT = IQ1_GRID;
+const WORD_COUNT = IQ1_WORDS;
 #import codeword_search
 
 const GROUPS: u32 = SUB / 8u;

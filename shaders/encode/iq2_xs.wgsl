@@ -10,7 +10,9 @@ const HALVES: u32 = 171u;
 const PARITY: u32 = 1u;
 const GROUPS_AT = IQ2_XS_GROUPS;
 const GROUP_COUNT = IQ2_XS_GROUP_COUNT;
-const BOOK_AT = IQ2_XS_BOOK;
+const SECONDS_AT = IQ2_XS_SECONDS;
+const GRID_AT = IQ2_XS_GRID;
+const WORD_COUNT = IQ2_XS_WORDS;
 const PLAN = ScalePlan(0.2, 1.22, 6u, 31.0, 0.4375, 1u, 1u);
 const TRIALS: u32 = 7u;
 #import sub_block

@@ -10,7 +10,9 @@ const HALVES: u32 = 64u;
 const PARITY: u32 = 2u;
 const GROUPS_AT = IQ3_XXS_GROUPS;
 const GROUP_COUNT = IQ3_XXS_GROUP_COUNT;
-const BOOK_AT = IQ3_XXS_BOOK;
+const SECONDS_AT = IQ3_XXS_SECONDS;
+const GRID_AT = IQ3_XXS_GRID;
+const WORD_COUNT = IQ3_XXS_WORDS;
 const PLAN = ScalePlan(0.085, 1.11, 11u, 31.0, 0.4375, 2u, 1u);
 const TRIALS: u32 = 12u;
 #import sub_block

@@ -61,7 +61,7 @@ impl BlockFormat for Nvfp4 {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
-        let tile = SubBlocks::<16>::load(rows, first * 4, 1);
+        let tile = SubBlocks::<16>::load(rows, first * 4, 4);
         let largest = e2m1::largest(&tile);
         let base = map(|i| nearest_code(largest[i] / 12.0));
         let mut best = [0.0; LANES];

@@ -103,15 +103,21 @@ impl Book {
         groups.map(|group| (group.first, &self.seconds[group.start as usize..group.end as usize]))
     }
 
-    /// Groups for shaders: first half in 8 bits, start and end in 12 each.
-    pub fn packed_groups(&self) -> impl Iterator<Item = u32> {
-        let groups = self.groups[..self.group_count].iter();
-        groups.map(|group| group.first as u32 | (group.start as u32) << 8 | (group.end as u32) << 20)
+    /// Groups for shaders: first half in 8 bits, start and end among [`Book::packed_seconds`] in 12 each.
+    pub fn packed_groups(&self) -> Vec<u32> {
+        let mut end = 0;
+        let pack = |(first, seconds): (u8, &[u8])| {
+            let start = end;
+            end += seconds.len().div_ceil(4) as u32;
+            first as u32 | start << 8 | end << 20
+        };
+        self.groups().map(pack).collect()
     }
 
-    /// Codewords in sorted order for shaders: second half in 8 bits, number in the file above.
-    pub fn packed_words(&self) -> impl Iterator<Item = u32> {
-        self.seconds.iter().zip(self.numbers).map(|(second, number)| *second as u32 | (*number as u32) << 8)
+    /// Second halves for shaders: four in a word, the last of a group as often as it takes to fill the word.
+    pub fn packed_seconds(&self) -> Vec<u32> {
+        let pack = |four: &[u8]| u32::from_le_bytes(std::array::from_fn(|i| four[i.min(four.len() - 1)]));
+        self.groups().flat_map(|(_, seconds)| seconds.chunks(4)).map(pack).collect()
     }
 
     /// The number in the file of a codeword, which must be in the book.

@@ -22,17 +22,14 @@ const BOOKS: [(&str, &Book); 6] = [
     ("IQ3_S", &book::IQ3_S),
 ];
 
-/// Per format the grid, two codewords in a word; then the groups of the book, and its codewords in sorted order. Each with the
+/// Per format the grid, two codewords in a word; then the groups of the book, and their second halves. Each with the
 /// name of the constant that tells where it begins.
 fn tables() -> impl Iterator<Item = (String, Vec<u32>)> {
     let pair = |[low, high]: &[u16; 2]| *low as u32 | (*high as u32) << 16;
     let grids =
         GRIDS.iter().map(move |(name, grid)| (format!("{name}_GRID"), grid.as_chunks().0.iter().map(pair).collect()));
     let books = BOOKS.iter().flat_map(|(name, book)| {
-        [
-            (format!("{name}_GROUPS"), book.packed_groups().collect()),
-            (format!("{name}_BOOK"), book.packed_words().collect()),
-        ]
+        [(format!("{name}_GROUPS"), book.packed_groups()), (format!("{name}_SECONDS"), book.packed_seconds())]
     });
     grids.chain(books)
 }
@@ -56,7 +53,7 @@ mod tests {
             start += words.len();
         }
         for (name, book) in BOOKS {
-            let line = format!("const {name}_GROUP_COUNT: u32 = {}u;", book.packed_groups().count());
+            let line = format!("const {name}_GROUP_COUNT: u32 = {}u;", book.packed_groups().len());
             assert!(text.contains(&line), "missing: {line}");
         }
     }
