@@ -1,5 +1,5 @@
-// Exchange between the SUBS invocations of a super-block, and the choice of its shared scale.
-// Twin: `super_scale` of `src/quant/search.rs`.
+// The choice of the shared scale of a super-block. Twin: `super_scale` of `src/quant/search.rs`.
+#import sum_block
 
 // The integers of a super-block's scales: their range, and those to which the extreme scale is sent.
 struct ScalePlan {
@@ -12,7 +12,6 @@ struct ScalePlan {
 
 const CANDIDATES: u32 = 16u;
 
-var<workgroup> exchange: array<vec2<f32>, LANES>;
 // d and its cost, per block and candidate.
 var<workgroup> candidates: array<vec2<f32>, LANES / SUBS * CANDIDATES>;
 
@@ -23,19 +22,6 @@ fn nearest_integer(y: f32) -> f32 {
 fn anchor(c: u32) -> f32 {
     let half = CANDIDATES / 2u;
     return select(SCALES.back - f32(c % half) * SCALES.step, SCALES.front + f32(c) * SCALES.step, c < half);
-}
-
-// Sum over the sub-blocks of a block, in order.
-fn sum_block(local: u32, value: vec2<f32>) -> vec2<f32> {
-    workgroupBarrier();
-    exchange[local] = value;
-    workgroupBarrier();
-    let first = local - local % SUBS;
-    var sum = vec2<f32>(0.0);
-    for (var b = 0u; b < SUBS; b++) {
-        sum += exchange[first + b];
-    }
-    return sum;
 }
 
 // The f16 of which the scales are best multiples: the least sum of curvature * (d * integer - scale)^2.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::submit::Recorder;
 use super::{Buffer, MAX_BINDING_BYTES, shader};
 use crate::quant::GgmlType;
+use crate::quant::codebook::tables::device_tables;
 
 /// The bytes that a kernel's parameters may take in the uniform slot of a dispatch.
 pub(super) const SLOT_BYTES: usize = 256;
@@ -55,6 +56,8 @@ struct Inner {
     faults: Arc<Faults>,
     pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
     recorder: Mutex<Recorder>,
+    /// The codewords of the IQ formats, for shaders that read them.
+    codewords: wgpu::Buffer,
 }
 
 /// Shader, weight type, overrides by their bits.
@@ -63,6 +66,8 @@ type PipelineKey = (&'static str, Option<GgmlType>, Vec<(&'static str, u64)>);
 #[derive(Clone)]
 struct Pipeline {
     pipeline: wgpu::ComputePipeline,
+    /// What it reads besides its bindings.
+    codewords: Option<wgpu::BindGroup>,
     /// Which of the bindings it writes.
     written: Arc<[usize]>,
 }
@@ -141,7 +146,19 @@ impl GpuDevice {
             }
         });
 
-        let sentinel = build_pipeline(&device, "status", None, &[])?.pipeline;
+        let codewords = scoped(&device, || {
+            let tables = device_tables();
+            let descriptor = wgpu::BufferDescriptor {
+                label: Some("codewords"),
+                size: 4 * tables.len() as u64,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            };
+            let buffer = device.create_buffer(&descriptor);
+            queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&tables));
+            buffer
+        })?;
+        let sentinel = build_pipeline(&device, &codewords, "status", None, &[])?.pipeline;
         let info = adapter.get_info();
         let timeout = Duration::from_secs(if info.device_type == wgpu::DeviceType::Cpu { 600 } else { 60 });
         let recorder =
@@ -153,6 +170,7 @@ impl GpuDevice {
             faults,
             pipelines: Mutex::default(),
             recorder: Mutex::new(recorder),
+            codewords,
         };
         Ok(GpuDevice { inner: Arc::new(inner), max_binding_bytes: max_binding.min(MAX_BINDING_BYTES) })
     }
@@ -225,7 +243,13 @@ impl GpuDevice {
                 target.label
             );
         }
-        self.recorder()?.dispatch(&pipeline.pipeline, &bindings, call.params, groups, call.group_cost)
+        self.recorder()?.dispatch(
+            (&pipeline.pipeline, pipeline.codewords.as_ref()),
+            &bindings,
+            call.params,
+            groups,
+            call.group_cost,
+        )
     }
 
     fn recorder(&self) -> Result<MutexGuard<'_, Recorder>> {
@@ -245,7 +269,7 @@ impl GpuDevice {
         if let Some(pipeline) = lock(&self.inner.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = build_pipeline(&self.inner.device, shader, weight, overrides)?;
+        let pipeline = build_pipeline(&self.inner.device, &self.inner.codewords, shader, weight, overrides)?;
         lock(&self.inner.pipelines).insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -253,11 +277,13 @@ impl GpuDevice {
 
 fn build_pipeline(
     device: &wgpu::Device,
+    codewords: &wgpu::Buffer,
     shader: &'static str,
     weight: Option<GgmlType>,
     overrides: &[(&'static str, f64)],
 ) -> Result<Pipeline> {
     let source = shader::compose(shader, weight)?;
+    let reads_codewords = shader::reads_codewords(&source);
     let written = shader::written_bindings(&source).into();
     let make = || {
         let source = wgpu::ShaderSource::Wgsl(source.into());
@@ -283,7 +309,16 @@ fn build_pipeline(
         })
     };
     let pipeline = scoped(device, make).with_context(|| format!("compiling shader `{shader}`"))?;
-    Ok(Pipeline { pipeline, written })
+    let codewords = reads_codewords.then(|| {
+        let entry = wgpu::BindGroupEntry { binding: 0, resource: codewords.as_entire_binding() };
+        let layout = pipeline.get_bind_group_layout(1);
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("codewords"),
+            layout: &layout,
+            entries: &[entry],
+        })
+    });
+    Ok(Pipeline { pipeline, codewords, written })
 }
 
 #[cfg(test)]

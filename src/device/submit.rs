@@ -120,10 +120,11 @@ impl Recorder {
         Ok(())
     }
 
-    /// Records a grid of `groups` workgroups, cut into dispatches that are expected to be short.
+    /// Records a grid of `groups` workgroups, cut into dispatches that are expected to be short. A pipeline may come with
+    /// its second bind group.
     pub(super) fn dispatch(
         &mut self,
-        pipeline: &wgpu::ComputePipeline,
+        pipeline: (&wgpu::ComputePipeline, Option<&wgpu::BindGroup>),
         bindings: &[(u64, &wgpu::Buffer)],
         params: &[u8],
         groups: u32,
@@ -151,7 +152,7 @@ impl Recorder {
 
     fn record<'a>(
         &mut self,
-        pipeline: &wgpu::ComputePipeline,
+        (pipeline, second): (&wgpu::ComputePipeline, Option<&wgpu::BindGroup>),
         buffers: impl Iterator<Item = &'a wgpu::Buffer>,
         params: &[u8],
         first: u32,
@@ -186,6 +187,9 @@ impl Recorder {
         let mut pass = self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &group, &[]);
+        if let Some(second) = second {
+            pass.set_bind_group(1, second, &[]);
+        }
         pass.dispatch_workgroups(width, height, 1);
     }
 
@@ -210,7 +214,7 @@ impl Recorder {
         self.jobs = self.jobs.wrapping_add(1);
         let params: [u32; 4] = [self.jobs, 0, 0, 0];
         let (pipeline, status) = (self.sentinel.clone(), self.status.clone());
-        self.record(&pipeline, std::iter::once(&status), bytemuck::cast_slice(&params), 0, 1);
+        self.record((&pipeline, None), std::iter::once(&status), bytemuck::cast_slice(&params), 0, 1);
     }
 
     fn launch(&mut self) {

@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 
-mod codebook;
+pub(crate) mod codebook;
 mod codec;
 pub mod device_layout;
 mod e2m1;

@@ -2,7 +2,7 @@
 //! reject it.
 
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, clamp, map};
+use super::lanes::{LANES, Rows, SubBlocks, clamp, map, round_even};
 use super::search::{level_codes, scale_error};
 use super::{GgmlType, e2m1};
 
@@ -38,7 +38,7 @@ fn half_scale(code: u8) -> f32 {
 #[inline(always)]
 fn nearest_code(half: f32) -> f32 {
     let half = clamp(half, 0.0, 224.0);
-    let subnormal = (half * 1024.0).round();
+    let subnormal = round_even(half * 1024.0);
     // the exponent and three bits of mantissa, rounded
     let normal = ((half.to_bits() + (1 << 19)) >> 20) as f32 - ((127 - 8) * 8) as f32;
     if half < 8.0 / 1024.0 { subnormal } else { clamp(normal, 8.0, LARGEST_CODE) }
@@ -61,7 +61,7 @@ impl BlockFormat for Nvfp4 {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
-        let tile = SubBlocks::<16>::load(rows, first * 4, 1);
+        let tile = SubBlocks::<16>::load(rows, first * 4, 4);
         let largest = e2m1::largest(&tile);
         let base = map(|i| nearest_code(largest[i] / 12.0));
         let mut best = [0.0; LANES];

@@ -103,6 +103,23 @@ impl Book {
         groups.map(|group| (group.first, &self.seconds[group.start as usize..group.end as usize]))
     }
 
+    /// Groups for shaders: first half in 8 bits, start and end among [`Book::packed_seconds`] in 12 each.
+    pub fn packed_groups(&self) -> Vec<u32> {
+        let mut end = 0;
+        let pack = |(first, seconds): (u8, &[u8])| {
+            let start = end;
+            end += seconds.len().div_ceil(4) as u32;
+            first as u32 | start << 8 | end << 20
+        };
+        self.groups().map(pack).collect()
+    }
+
+    /// Second halves for shaders: four in a word, the last of a group as often as it takes to fill the word.
+    pub fn packed_seconds(&self) -> Vec<u32> {
+        let pack = |four: &[u8]| u32::from_le_bytes(std::array::from_fn(|i| four[i.min(four.len() - 1)]));
+        self.groups().flat_map(|(_, seconds)| seconds.chunks(4)).map(pack).collect()
+    }
+
     /// The number in the file of a codeword, which must be in the book.
     pub fn number(&self, word: Word) -> u16 {
         let first = word as usize % (1 << self.half_bits);

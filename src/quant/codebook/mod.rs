@@ -9,6 +9,7 @@ pub mod nearest;
 pub mod scales;
 pub mod shifted;
 pub mod signs;
+pub mod tables;
 
 /// The levels of IQ2 codewords; a sub-block's scale is in eighths.
 pub const IQ2_LEVELS: [f32; 3] = [8.0, 25.0, 43.0];

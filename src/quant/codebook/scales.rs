@@ -128,10 +128,11 @@ fn super_scale(own: &Lanes, parabolas: &[Parabola], lanes: std::ops::Range<usize
     for i in lanes.clone() {
         largest = if own[i] > largest { own[i] } else { largest };
     }
+    // 7/16 for 31, 7/32 for 15
+    let step = (top + 1.0) * (7.0 / 512.0);
     let (mut best, mut least) = (0.0, f32::INFINITY);
     for half in 0..CANDIDATES / LANES {
-        let d =
-            map(|c| round_f16(largest / (top + 2.0 - (half * LANES + c) as f32 * (0.45 * top / CANDIDATES as f32))));
+        let d = map(|c| round_f16(largest / (top + 2.0 - (half * LANES + c) as f32 * step)));
         let inverse = map(|c| reciprocal(d[c]));
         let mut cost = ZERO;
         for i in lanes.clone() {

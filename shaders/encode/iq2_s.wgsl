@@ -1,0 +1,46 @@
+// IQ2_S: 2 codewords for each 16 weights, with free signs.
+const SUB: u32 = 16u;
+const SUBS: u32 = 16u;
+const BLOCK_WORDS: u32 = 21u;
+const HALF_WEIGHTS: u32 = 4u;
+const LEVELS: u32 = 3u;
+const LEVEL_BITS: u32 = 2u;
+const HALF_BITS: u32 = 8u;
+const HALVES: u32 = 171u;
+const PARITY: u32 = 0u;
+const GROUPS_AT = IQ2_S_GROUPS;
+const GROUP_COUNT = IQ2_S_GROUP_COUNT;
+const SECONDS_AT = IQ2_S_SECONDS;
+const GRID_AT = IQ2_S_GRID;
+const WORD_COUNT = IQ2_S_WORDS;
+const PLAN = ScalePlan(0.2, 1.22, 6u, 31.0, 0.4375, 1u, 1u);
+const TRIALS: u32 = 7u;
+#import sub_block
+#import signed_coder
+#import codebook_scales
+
+fn level_value(level: u32) -> f32 {
+    return select(select(5.375, 3.125, level == 1u), 1.0, level == 0u);
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = group_index(workgroup);
+    if is_outside(group) {
+        return;
+    }
+    load(group, local);
+    let fit = search_scales(local);
+    let b = local % SUBS;
+    let scale = (u32(fit.multiplier) - 1u) / 2u;
+    put(local, 0u, select(0u, f16_bits(fit.d), b == 0u));
+    put_byte(local, 74u + b / 2u, scale << (4u * (b % 2u)));
+    for (var g = 0u; g < 2u; g++) {
+        let number = number_of(best_words[g]);
+        let place = 2u * b + g;
+        put_byte(local, 2u + place, number & 255u);
+        put_byte(local, 34u + place, sign_bits(8u * g));
+        put_byte(local, 66u + place / 4u, (number >> 8u) << (2u * (place % 4u)));
+    }
+    store(group, local);
+}
