@@ -45,7 +45,7 @@ pub fn reverse_sweep(
         inputs.write(layers * batches + batch, &stream.device.read::<u8>(&state)?)?;
         hidden.put(batch, state)?;
     }
-    let normed = stream.norm_states(hidden, 0..stream.seq_len, &mut NoTap)?;
+    let normed = stream.norm_states(hidden, 0..stream.seq_len, tap)?;
     let mut gradient = head_gradient(stream, weights, normed, draw, tap, progress)?;
     norm_gradient(stream, &mut gradient, &mut inputs)?;
 
