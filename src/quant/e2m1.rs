@@ -28,7 +28,7 @@ impl search::Levels for Levels {
         let magnitude = level.abs();
         let code = magnitude as u8;
         let gaps = (magnitude > 4.0) as u8 + (magnitude > 6.0) as u8 + 3 * (magnitude > 8.0) as u8;
-        (code - gaps) | (level < 0.0) as u8 * 8
+        (code - gaps) | ((level < 0.0) as u8 * 8)
     }
 }
 

@@ -3,23 +3,26 @@
 use super::lanes::{LANES, Lanes, SubBlocks, ZERO, map, reciprocal};
 use super::search::{Levels, ScaleFit, extremes};
 
-/// Scales tried per sign, in units of the weighted rms of the block.
-const FIRST: f32 = 0.6;
-const RATIO: f32 = 1.16;
-const COUNT: usize = 12;
-const ALTERNATIONS: usize = 3;
+/// Scales tried, in units of the weighted rms of the block.
+const FIRST: f32 = 0.85;
+const RATIO: f32 = 1.42;
+const COUNT: usize = 4;
+const ALTERNATIONS: usize = 2;
 
-/// The best scale of 16 blocks. With `SIGNED`, levels are not symmetric and negative scales are worth a try.
+/// The best scale of 16 blocks. With `SIGNED`, levels are not symmetric and scales may be negative.
 #[inline(always)]
 pub(super) fn scale<L: Levels, const SIGNED: bool, const N: usize>(tile: &SubBlocks<N>) -> Lanes {
     let mut fit = ScaleFit::NONE;
     let rms = rms(tile);
     let mut factor = FIRST;
-    for _ in 0..COUNT {
-        let inverse = map(|i| reciprocal(factor * rms[i]));
+    let mut sign = [1.0; LANES];
+    for trial in 0..COUNT {
+        let inverse = map(|i| sign[i] * reciprocal(factor * rms[i]));
         fit.try_inverse::<L, N>(tile, &inverse);
-        if SIGNED {
+        if SIGNED && trial == 0 {
+            let gain = fit.gain;
             fit.try_inverse::<L, N>(tile, &inverse.map(|x| -x));
+            sign = map(|i| if fit.gain[i] > gain[i] { -1.0 } else { 1.0 });
         }
         factor *= RATIO;
     }
@@ -27,7 +30,6 @@ pub(super) fn scale<L: Levels, const SIGNED: bool, const N: usize>(tile: &SubBlo
     let inverse = extremes(&tile.x).map(reciprocal);
     fit.try_inverse::<L, N>(tile, &inverse);
     if SIGNED {
-        fit.try_inverse::<L, N>(tile, &inverse.map(|x| -x));
         fit.try_inverse::<L, N>(tile, &inverse.map(|x| 2.0 * x));
     }
     fit.alternate::<L, N>(tile, ALTERNATIONS);
