@@ -1,7 +1,8 @@
 //! `dq-gpu` turns a full-precision language model into the best GGUF of a given size.
 //!
 //! Data flows one way: [`source`] -> [`forward`] (with [`imatrix`] taps) -> [`sensitivity`] -> [`plan`] ->
-//! [`quant`] -> [`gguf`] -> [`kld`]. An earlier step never imports a later one. `docs/architecture.md` is the map.
+//! [`quant`] -> [`gguf`] -> [`kld`]; [`pipeline`] runs the steps. Formats ([`quant`], [`gguf`]), model families
+//! ([`arch`]) and devices ([`device`], [`kernels`]) serve them all. `docs/architecture.md` is the map.
 
 pub mod arch;
 pub mod calibration;

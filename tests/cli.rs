@@ -231,6 +231,10 @@ fn damaged_models_are_told_what_is_wrong() {
     damaged(|model| fs::remove_file(model.join("config.json")).unwrap(), "no config.json");
     damaged(|model| fs::remove_file(model.join("tokenizer.json")).unwrap(), "neither tokenizer.json nor");
     damaged(|model| replace(&model.join("config.json"), "LlamaForCausalLM", "MambaForCausalLM"), "`MambaForCausalLM`");
+    damaged(
+        |model| replace(&model.join("tokenizer.json"), r"\\p{N}| ?", r"\\p{N}{1,7}| ?"),
+        "llama.cpp has no name for its pre-tokenizer",
+    );
     damaged(|model| replace(&model.join("config.json"), "\"hidden_size\": 256", "\"hidden_size\": 128"), "shape");
     damaged(
         |model| {
@@ -267,6 +271,73 @@ fn empty_calibration_text_is_refused() {
     fs::write(&empty, " \n").unwrap();
     let args = ["imatrix", "models/tiny-llama", "--device", "cpu", "--calibration", text(&empty), "-o", text(&output)];
     fails_with(&args, "there is no calibration text in");
+}
+
+/// One line and no progress before it: nothing has been measured.
+#[test]
+fn budgets_too_small_are_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.gguf");
+    for (target, part) in
+        [(["--size", "1MB"], "the smallest possible file has"), (["--bpw", "0.5"], "the smallest possible plan has")]
+    {
+        let args = ["quantize", "models/tiny-llama", "--device", "cpu", "-o", text(&output)];
+        fails_with(&[&args[..], &target].concat(), part);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_truncated_gguf_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, cut, output) =
+        (folder.path().join("whole.gguf"), folder.path().join("cut.gguf"), folder.path().join("out.gguf"));
+    let model = "tests/fixtures/models/llama-tied";
+    let options = ["--device", "cpu", "--ctx", "64", "--chunks", "1"];
+    dq_gpu(&[&["quantize", model, "--pure", "F16", "-o", text(&whole)], &options[..]].concat()).assert().success();
+    let content = fs::read(&whole).unwrap();
+    for length in [content.len() - 100, content.len() / 2, 1000, 20, 3] {
+        fs::write(&cut, &content[..length]).unwrap();
+        fails_with(&["quantize", text(&cut), "--pure", "Q4_0", "--device", "cpu", "-o", text(&output)], "cut.gguf");
+    }
+    assert!(!output.exists());
+}
+
+/// No folder of the system's own takes files, not even from root.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unwritable_folder_is_refused() {
+    let args = ["quantize", "models/tiny-llama", "--bpw", "4", "-o", "/proc/self/out.gguf"];
+    fails_with(&args, "cannot write into the folder of the output: `/proc/self/out.gguf`");
+}
+
+/// On a file system of 64 KiB in a mount namespace of its own, which goes with the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told_and_nothing_is_left() {
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let disk = text(folder.path());
+    let inside = |script: &str| {
+        let script = format!("mount -t tmpfs -o size=64k none \"$1\" && {script}");
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", disk]);
+        command.arg(env!("CARGO_BIN_EXE_dq-gpu")).output()
+    };
+    if !inside("true").is_ok_and(|output| output.status.success()) {
+        println!("skipped: file systems cannot be mounted here");
+        return;
+    }
+    let options = "--pure F32 --device cpu --ctx 64 --chunks 1 --quiet";
+    let output = inside(&format!(
+        "{{ \"$2\" quantize tests/fixtures/models/llama-tied {options} -o \"$1/out.gguf\"; code=$?; ls -A \"$1\"; exit $code; }}"
+    ))
+    .unwrap();
+    let (found, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), found.as_ref()), (Some(1), ""), "{message}");
+    let expected = format!("error: cannot write the file: `{disk}/out.gguf` (No space left on device");
+    assert!(message.starts_with(&expected) && message.lines().count() == 1, "{message}");
 }
 
 /// Work that is stopped ends with 130 and leaves nothing behind.

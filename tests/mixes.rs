@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use dq_gpu::arch::tensor_class::may_quantize;
 use dq_gpu::plan::mixes::{self, MixOptions, ModelShape, TensorShape};
 use dq_gpu::plan::{Ftype, Mix};
-use dq_gpu::quant::GgmlType;
+use dq_gpu::quant::{self, GgmlType};
 
 /// A model's shapes and, per file type, the types that differ from its default.
 struct Snapshot {
@@ -186,20 +187,20 @@ fn fallbacks_follow_the_shape() {
         (Q8_0, 100, F16),
         (Q4_K, 512, Q4_K),
     ] {
-        assert_eq!(mixes::fallback(ty, cols).unwrap(), expected, "{ty} {cols}");
+        assert_eq!(quant::fallback(ty, cols).unwrap(), expected, "{ty} {cols}");
     }
-    assert!(mixes::fallback(Q1_0, 64).is_err());
+    assert!(quant::fallback(Q1_0, 64).is_err());
 }
 
 #[test]
 fn what_is_never_quantized() {
-    let may = |name: &str, dims: &[u64]| mixes::may_quantize("llama", name, dims);
+    let may = |name: &str, dims: &[u64]| may_quantize(name, dims, "llama");
     assert!(may("blk.0.attn_q.weight", &[64, 64]) && may("token_embd.weight", &[64, 100]));
     assert!(!may("output_norm.weight", &[64]) && !may("blk.0.attn_q_norm.weight", &[64, 4]));
     assert!(!may("blk.0.ffn_gate_inp.weight", &[64, 8]) && may("blk.0.ffn_gate_exps.weight", &[64, 32, 8]));
     assert!(!may("blk.0.attn_q.bias", &[64]) && !may("x.weight", &[64, 1]) && !may("blk.0.ssm_a", &[4, 64]));
-    assert!(mixes::may_quantize("llama", "blk.0.attn_k_b.weight", &[128, 512, 8]));
-    assert!(!mixes::may_quantize("glm5-next", "blk.0.attn_k_b.weight", &[128, 512, 8]));
+    assert!(may_quantize("blk.0.attn_k_b.weight", &[128, 512, 8], "llama"));
+    assert!(!may_quantize("blk.0.attn_k_b.weight", &[128, 512, 8], "glm5-next"));
 }
 
 #[test]

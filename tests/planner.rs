@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dq_gpu::plan::analysis::{ANALYSIS_VERSION, Analysis, Candidate, TensorAnalysis, padded};
 use dq_gpu::plan::constraints::{Constraints, Demand, Profile, Rule};
-use dq_gpu::plan::{Ftype, ModelShape, Plan, Target, solve};
+use dq_gpu::plan::{Ftype, ModelShape, Plan, Target, check_budget, solve};
 use dq_gpu::quant::GgmlType::{self, *};
 use proptest::prelude::*;
 
@@ -43,7 +43,7 @@ fn analysis(tensors: Vec<TensorAnalysis>) -> Analysis {
         },
         fixed_bytes: 4096,
         tensors: tensors.into_iter().chain([norm]).collect(),
-        ties: Vec::new(),
+        ..Analysis::default()
     }
 }
 
@@ -294,6 +294,26 @@ fn budgets_out_of_range() {
     assert!(error(&analysis, Target::MaxKld(1e-9), &Constraints::default()).contains("but at most"));
 }
 
+/// What no plan can meet is refused from names and shapes alone, and nothing else is.
+#[test]
+fn budgets_are_checked_before_anything_is_measured() {
+    let (measured, mut bare) = (small(), small());
+    bare.tensors.iter_mut().for_each(|tensor| tensor.candidates.clear());
+    let types = [&TYPES[..], &[Q4_0, IQ4_NL, Q5_0, Q5_1, Q8_0]].concat();
+    let check = |target| check_budget(&bare, &target, &Constraints::default(), &types).map_err(|e| e.to_string());
+    let (least, _) = range(&measured);
+    assert_eq!(check(Target::Size(least)), Ok(()));
+    assert!(check(Target::Size(least - 1)).unwrap_err().starts_with("the smallest possible file has "));
+    let bpw = plan(&measured, Target::Size(least)).bpw;
+    assert_eq!(check(Target::Bpw(bpw)), Ok(()));
+    assert!(check(Target::Bpw(bpw * 0.999)).unwrap_err().starts_with("the smallest possible plan has "));
+    for target in [Target::MaxKld(1e-9), Target::Pure(Q2_K), Target::Type(Ftype::Q4_K_M)] {
+        assert_eq!(check(target), Ok(()));
+    }
+    let keep = Constraints { rules: vec![Rule::keep("nothing=Q4_K").unwrap()], ..Constraints::default() };
+    assert!(check_budget(&bare, &Target::Pure(Q2_K), &keep, &types).is_err());
+}
+
 #[test]
 fn rules_that_match_nothing_are_errors() {
     let analysis = small();
@@ -393,6 +413,23 @@ fn bits_per_weight_count_all_tensors() {
     assert_eq!(plan.bpw, bits / (164.0 * 512.0 + 64.0 * 2880.0 + 257.0));
     // The norm of 1028 bytes is padded to 1056 in the file.
     assert_eq!(plan.bytes, 4096 + 1056 + (164 * 512 / 256 * 144) + (64 * 2880 / 32 * 22));
+}
+
+/// A plan keeps its predictions on a model that was not measured, unless either has changed.
+#[test]
+fn plan_files_keep_their_predictions() {
+    let (measured, mut bare) = (small(), small());
+    bare.tensors.iter_mut().for_each(|tensor| tensor.candidates.clear());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.json");
+    let mut made = plan(&measured, Target::Bpw(4.5));
+    made.write(&path).unwrap();
+    assert_eq!(Plan::read(&path, &bare).unwrap(), made);
+    let other = Analysis { fingerprint: "other".to_owned(), ..bare.clone() };
+    assert_eq!(Plan::read(&path, &other).unwrap().predicted_kld, None);
+    made.tensors.get_mut("blk.0.attn_q.weight").unwrap().ty = Q8_0;
+    made.write(&path).unwrap();
+    assert_eq!(Plan::read(&path, &bare).unwrap().predicted_kld, None);
 }
 
 #[test]

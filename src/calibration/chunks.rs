@@ -1,5 +1,7 @@
 //! Token chunks of equal length, cut from documents.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
@@ -86,17 +88,20 @@ impl Chunks {
         Self { ctx, tokens, domain, domains, first, hash }
     }
 
-    /// The first `count` chunks; they are spread evenly over the domains.
+    /// The first `count` chunks, all of them at most; they are spread evenly over the domains.
     pub fn prefix(&self, count: usize) -> Self {
-        let count = count.clamp(1, self.len());
-        let tokens = self.tokens[..count * self.ctx].to_vec();
+        self.range(0..count.clamp(1, self.len()))
+    }
+
+    fn range(&self, chunks: Range<usize>) -> Self {
+        let tokens = self.tokens[chunks.start * self.ctx..chunks.end * self.ctx].to_vec();
         let hash = hash(&tokens);
         Self {
             ctx: self.ctx,
             tokens,
-            domain: self.domain[..count].to_vec(),
+            domain: self.domain[chunks.clone()].to_vec(),
             domains: self.domains.clone(),
-            first: self.first[..count].to_vec(),
+            first: self.first[chunks].to_vec(),
             hash,
         }
     }

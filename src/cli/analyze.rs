@@ -75,7 +75,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         types: &types,
         constraints: Constraints::default(),
         // any goal that needs the whole analysis: the job ends before it plans
-        goal: Goal::Target(Target::Size(u64::MAX)),
+        goal: Goal::Target(Target::MaxKld(0.0)),
         seed: args.seed,
         memory: args.device.memory(),
         output: &args.output,

@@ -81,7 +81,8 @@ impl TypeArgs {
         });
         let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).collect();
         let widths: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
-        let fitting = widths.iter().flat_map(|&cols| wanted.iter().map(move |&ty| quant::fallback(ty, cols)));
+        let fitting =
+            widths.iter().flat_map(|&cols| wanted.iter().filter_map(move |&ty| quant::fallback(ty, cols).ok()));
         let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();
         all.into_iter().filter(|&ty| ty.is_quantized() && quant::format(ty).is_some()).collect()
     }
@@ -102,8 +103,8 @@ pub fn constraints(types: &TypeArgs, keep: &KeepArgs, has_imatrix: bool) -> Cons
         types: types.types.clone(),
         profile: types.profile,
         rules: keep.keep.clone(),
-        ties: Vec::new(),
         has_imatrix,
+        ..Constraints::default()
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueHint};
 use super::Global;
 use super::common::{self, KeepArgs, TargetArgs, TypeArgs};
 use super::output::{self, PlanReport, TypeShare};
-use crate::plan::{Analysis, solve};
+use crate::plan::{Analysis, solve_near};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,7 +54,7 @@ pub fn run(args: &PlanArgs, global: &Global) -> Result<()> {
     let analysis = Analysis::read(&args.analysis)?;
     // an analysis of real activations is importance data
     let has_imatrix = !analysis.calibration_hash.is_empty();
-    let plan = solve(&analysis, &target, &common::constraints(&args.types, &args.keep, has_imatrix))?;
+    let plan = solve_near(&analysis, &target, &common::constraints(&args.types, &args.keep, has_imatrix))?;
     if let Some(path) = &args.tensor_types {
         write_text(path, &plan.to_tensor_types()?)?;
     }

@@ -7,21 +7,22 @@ use anyhow::{Result, ensure};
 use super::store::HiddenStates;
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
-use super::weights::{WeightSource, load_vector, tensor};
+use super::weights::{WeightSource, load_vector, tensor, upload};
 use crate::device::{Buffer, Device};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::matmul::matmul;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::weight::Weight;
 use crate::progress::Progress;
-
-/// Bytes of one tile of logits `[tokens of a batch, tile]`.
-const LOGITS_TILE_BYTES: usize = 32 << 20;
+use crate::source::Model;
 
 /// The normed hidden states of the positions of interest, one `[positions, hidden]` buffer per batch.
 pub struct FinalStates {
     states: HiddenStates,
+    /// Positions of each batch.
     positions: Vec<usize>,
+    /// Positions of each chunk that were kept.
+    scored: Range<usize>,
 }
 
 impl FinalStates {
@@ -31,6 +32,11 @@ impl FinalStates {
 
     pub(super) fn positions(&self, batch: usize) -> usize {
         self.positions[batch]
+    }
+
+    /// Positions of the largest batch.
+    pub(super) fn most_positions(&self) -> usize {
+        self.positions.iter().copied().max().expect("a stream has a batch")
     }
 
     /// Runs `work` on the states of one batch.
@@ -82,7 +88,7 @@ impl Stream<'_> {
             states.put(batch, normed)?;
         }
         tap.layer_done()?;
-        Ok(FinalStates { states, positions })
+        Ok(FinalStates { states, positions, scored })
     }
 }
 
@@ -103,7 +109,7 @@ impl<'a> OutputTiles<'a> {
         let name = stream.model.output_tensor();
         let info = tensor(stream.model, name)?;
         let (ty, bytes) = weights.read(info)?;
-        let budget = LOGITS_TILE_BYTES.min(stream.device.max_binding_bytes());
+        let budget = stream.options.logits_tile_bytes.min(stream.device.max_binding_bytes());
         let tile = (budget / (positions * size_of::<f32>())).clamp(1, info.rows);
         Ok(OutputTiles { device: stream.device, name, ty, bytes, cols: info.cols, rows: info.rows, tile })
     }
@@ -121,7 +127,7 @@ impl<'a> OutputTiles<'a> {
     pub(super) fn load(&self, rows: Range<usize>) -> Result<Weight> {
         let row_bytes = self.ty.bytes_for(self.cols as u64) as usize;
         let bytes = &self.bytes[rows.start * row_bytes..rows.end * row_bytes];
-        Weight::upload(self.device, self.name, self.ty, rows.len(), self.cols, bytes)
+        upload(self.device, self.name, self.ty, rows.len(), self.cols, bytes)
     }
 }
 
@@ -138,7 +144,25 @@ pub struct Divergence {
     pub chunks: Vec<u32>,
 }
 
-/// Runs both sides over the same tokens and compares their next-token distributions at the positions `scored` of each chunk.
+/// Fails, naming both, if the distributions of two models are not over the same tokens.
+pub fn same_vocabulary(base: &Model, quant: &Model) -> Result<()> {
+    let (left, right) = (base.hparams.n_vocab, quant.hparams.n_vocab);
+    ensure!(
+        left == right,
+        "models of different vocabularies cannot be compared: `{}` has {left} tokens, `{}` has {right}",
+        base.path.display(),
+        quant.path.display()
+    );
+    let tokens = |model: &Model| model.metadata.strings("tokenizer.ggml.tokens").unwrap_or_default().to_vec();
+    let (left, right) = (tokens(base), tokens(quant));
+    if let Some(id) = left.iter().zip(&right).position(|(left, right)| left != right) {
+        // No error: what fills a vocabulary up has other names in other files.
+        log::warn!("token {id} is `{}` in the one model and `{}` in the other", left[id], right[id]);
+    }
+    Ok(())
+}
+
+/// Compares the next-token distributions of two sides that have run over the same chunks, at the positions `scored` of each.
 /// The last position of a chunk has no next token, so `scored.end` is at most `seq_len - 1`.
 pub fn diverge(
     base: &FinalStatesOf,
@@ -148,18 +172,17 @@ pub fn diverge(
 ) -> Result<Divergence> {
     let (left, right) = (base.side.stream, quant.side.stream);
     ensure!(scored.end < left.seq_len, "the last position of a chunk has no next token to score");
-    ensure!(left.tokens == right.tokens, "both models must be given the same tokens");
+    same_vocabulary(left.model, right.model)?;
+    let same_chunks = left.tokens == right.tokens && left.seq_len == right.seq_len;
+    ensure!(same_chunks, "both models must be given the same chunks of tokens");
     let (mut base_states, mut quant_states) = (base.states.borrow_mut(), quant.states.borrow_mut());
+    let as_run = base_states.scored == scored && quant_states.scored == scored;
+    ensure!(as_run, "both models must have been run at the positions to compare: `{scored:?}`");
+    ensure!(base_states.positions == quant_states.positions, "both models must have been run in the same batches");
     let device = left.device;
-    let most = base_states.positions.iter().copied().max().expect("a stream has a batch");
+    let most = base_states.most_positions();
     let base_tiles = OutputTiles::new(left, base.side.weights, most)?;
     let quant_tiles = OutputTiles::new(right, quant.side.weights, most)?;
-    ensure!(
-        base_tiles.rows == quant_tiles.rows,
-        "vocabularies differ: {} and {} entries",
-        base_tiles.rows,
-        quant_tiles.rows
-    );
 
     let mut running: Vec<(KldState, Buffer)> = Vec::new();
     let mut chunks = Vec::new();

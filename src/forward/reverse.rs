@@ -1,5 +1,6 @@
 //! The reverse sweep: gradients of `-log p(y)` with labels `y` drawn from the model's own next-token distribution,
-//! carried back layer by layer from kept layer inputs. Each layer's inside is recomputed, so memory does not grow with depth.
+//! carried back layer by layer from kept layer inputs. Each layer's inside is recomputed, so memory does not grow with depth;
+//! the temporary file that keeps the inputs does.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ pub fn reverse_sweep(
         inputs.write(layers * batches + batch, &stream.device.read::<u8>(&state)?)?;
         hidden.put(batch, state)?;
     }
-    let normed = stream.norm_states(hidden, 0..stream.seq_len, &mut NoTap)?;
+    let normed = stream.norm_states(hidden, 0..stream.seq_len, tap)?;
     let mut gradient = head_gradient(stream, weights, normed, draw, tap, progress)?;
     norm_gradient(stream, &mut gradient, &mut inputs)?;
 
@@ -52,9 +53,9 @@ pub fn reverse_sweep(
     for layer in (0..layers).rev() {
         let ops = stream.ops(layer);
         let layer_weights = stream.load_layer(weights, &ops)?;
-        for batch in 0..batches {
+        for (batch, bytes) in state_bytes.iter().enumerate() {
             let ctx = stream.context(batch);
-            let input = inputs.read(layer * batches + batch, state_bytes[batch])?;
+            let input = inputs.read(layer * batches + batch, *bytes)?;
             let input = stream.device.upload("layer input", &input)?;
             let width = stream.model.hparams.n_embd;
             let mut saved = Vec::new();

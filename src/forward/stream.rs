@@ -21,15 +21,22 @@ use crate::source::Model;
 pub struct StreamOptions {
     /// Most tokens that pass a layer together.
     pub batch_tokens: usize,
-    /// Bytes of each set of hidden states kept on the device; if it needs more it goes to disk.
+    /// Most bytes of a set of hidden states that is kept on the device; a larger set goes to a temporary file.
     pub hidden_budget: usize,
-    /// Bytes of activations inside a layer: it sets how many sequences pass together, one at least.
+    /// Most bytes of activations inside a layer: this sets how many sequences pass together, one at least.
     pub activation_budget: usize,
+    /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
+    pub logits_tile_bytes: usize,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        StreamOptions { batch_tokens: 2048, hidden_budget: 512 << 20, activation_budget: 1 << 30 }
+        StreamOptions {
+            batch_tokens: 2048,
+            hidden_budget: 512 << 20,
+            activation_budget: 1 << 30,
+            logits_tile_bytes: 32 << 20,
+        }
     }
 }
 
@@ -102,6 +109,25 @@ impl<'a> Stream<'a> {
         let rope_table =
             device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
+    }
+
+    /// Two models on the same tokens in the same batches, as [`diverge`](super::diverge) needs them: those that fit both.
+    pub fn pair(
+        device: &'a Device,
+        models: [&'a Model; 2],
+        tokens: &'a [u32],
+        seq_len: usize,
+        options: StreamOptions,
+    ) -> Result<[Self; 2]> {
+        let [left, right] = models;
+        let stream = |model, options| Stream::new(device, model, tokens, seq_len, options);
+        let (first, second) = (stream(left, options)?, stream(right, options)?);
+        if first.batches == second.batches {
+            return Ok([first, second]);
+        }
+        let batch_tokens = first.batch_tokens(0).len().min(second.batch_tokens(0).len());
+        let options = StreamOptions { batch_tokens, ..options };
+        Ok([stream(left, options)?, stream(right, options)?])
     }
 
     /// Tokens in all.

@@ -28,7 +28,7 @@ pub trait Tap {
         Ok(())
     }
 
-    /// All batches have passed this layer: read what was gathered.
+    /// All batches have passed this layer, the head or the embedding: read what was gathered.
     fn layer_done(&mut self) -> Result<()> {
         Ok(())
     }

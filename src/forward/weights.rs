@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 
 use crate::arch::graph::Op;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, shader};
 use crate::kernels::weight::Weight;
-use crate::quant::GgmlType;
+use crate::quant::{self, GgmlType};
 use crate::source::{Model, Tensor};
 
 /// Where a pass takes the bytes of a tensor from.
@@ -20,21 +20,6 @@ pub trait WeightSource: Sync {
 impl WeightSource for Model {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         Ok((tensor.ty, self.bytes(tensor)?))
-    }
-}
-
-/// A model with some tensors replaced by encoded ones.
-pub struct Overlay<'a> {
-    pub base: &'a Model,
-    pub replaced: HashMap<String, (GgmlType, Vec<u8>)>,
-}
-
-impl WeightSource for Overlay<'_> {
-    fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
-        match self.replaced.get(&tensor.name) {
-            Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
-            None => self.base.read(tensor),
-        }
     }
 }
 
@@ -91,5 +76,22 @@ pub(super) fn load_vector(device: &Device, model: &Model, name: &str) -> Result<
 fn load_matrix(device: &Device, model: &Model, weights: &dyn WeightSource, name: &str) -> Result<Weight> {
     let info = tensor(model, name)?;
     let (ty, bytes) = weights.read(info)?;
-    Weight::upload(device, name, ty, info.rows, info.cols, &bytes)
+    upload(device, name, ty, info.rows, info.cols, &bytes)
+}
+
+/// Uploads a matrix that kernels can read: in F32 if it is of a type that a GPU has no decoder for.
+pub(super) fn upload(
+    device: &Device,
+    name: &str,
+    ty: GgmlType,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+) -> Result<Weight> {
+    if !device.is_gpu() || shader::decoders().any(|decoded| decoded == ty) {
+        return Weight::upload(device, name, ty, rows, cols, bytes);
+    }
+    let mut values = vec![0f32; rows * cols];
+    quant::decode(ty, bytes, &mut values).with_context(|| format!("cannot read tensor `{name}`"))?;
+    Weight::upload(device, name, GgmlType::F32, rows, cols, bytemuck::cast_slice(&values))
 }

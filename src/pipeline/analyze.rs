@@ -149,8 +149,10 @@ fn candidates(
     hessian: Option<&Weight>,
 ) -> Result<Vec<Candidate>> {
     let weights = importance(inputs.imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
-    let unknown = [Factor { rows: vec![0.0; tensor.rows], cols: weights.clone() }];
-    let factors = inputs.sensitivities.factors.get(&tensor.name).map_or(&unknown[..], |factors| &factors[..]);
+    let Some(factors) = inputs.sensitivities.factors.get(&tensor.name) else {
+        log::warn!("no sensitivity is known, so its type stays: `{}`", tensor.name);
+        return Ok(vec![blank(tensor.ty, tensor)]);
+    };
     let encode_weights = device.upload("importance", &weights)?;
     let no_means = device.upload("means", &vec![0f32; tensor.cols])?;
     let columns = factors.iter().map(|factor| device.upload("error weights", &factor.cols));

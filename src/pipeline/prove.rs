@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::calibration::Chunks;
 use crate::device::Device;
-use crate::forward::{Divergence, Side, Stream, StreamOptions, diverge};
+use crate::forward::{Divergence, Side, Stream, StreamOptions, diverge, same_vocabulary};
 use crate::kld::{Report, TokenRecord};
 use crate::progress::Progress;
 use crate::source::Model;
@@ -40,9 +40,9 @@ pub fn prove(
     progress: &dyn Progress,
 ) -> Result<Divergence> {
     ensure!(chunks.ctx >= 4, "--ctx: at least 4 tokens are needed to compare predictions, found: `{}`", chunks.ctx);
+    same_vocabulary(base, quant)?;
     let scored = scoring.positions(chunks.ctx);
-    let left = Stream::new(device, base, &chunks.tokens, chunks.ctx, memory)?;
-    let right = Stream::new(device, quant, &chunks.tokens, chunks.ctx, memory)?;
+    let [left, right] = Stream::pair(device, [base, quant], &chunks.tokens, chunks.ctx, memory)?;
     let left = Side { stream: &left, weights: base }.run(scored.clone(), "running the original", progress)?;
     let right = Side { stream: &right, weights: quant }.run(scored.clone(), "running the quantized", progress)?;
     diverge(&left, &right, scored, progress)

@@ -15,7 +15,7 @@ use crate::forward::StreamOptions;
 use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::kld::Report;
-use crate::plan::{Analysis, Constraints, Plan, Rule, Target, solve};
+use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::SweepOptions;
@@ -30,11 +30,14 @@ const HESSIAN_TOKENS: usize = 24 << 10;
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
 
+/// Fits a plan made before to the model.
+pub type PlanReader = dyn Fn(&Analysis) -> Result<Plan>;
+
 /// What decides the types.
 pub enum Goal {
     Target(Target),
-    /// A plan made before, by name of its file.
-    Plan(Box<dyn Fn(&Analysis) -> Result<Plan>>),
+    /// Reads a plan made before and fits it to the model.
+    Plan(Box<PlanReader>),
 }
 
 impl Goal {
@@ -89,6 +92,7 @@ impl Job<'_> {
     /// Runs all steps. The output gets its name only after it has been measured.
     pub fn run(self, progress: &dyn Progress) -> Result<Outcome> {
         let mut clock = Clock::default();
+        self.check_goal()?;
         let Knowledge { analysis, imatrix, provenance } = self.learn(&mut clock, progress)?;
         let mut target = match &self.goal {
             Goal::Target(target) => Some(*target),
@@ -97,7 +101,7 @@ impl Job<'_> {
         for attempt in 0..=TIGHTENINGS {
             let plan = match (&self.goal, &target) {
                 (Goal::Plan(read), _) => read(&analysis)?,
-                (Goal::Target(_), Some(target)) => solve(&analysis, target, &self.constraints)?,
+                (Goal::Target(_), Some(target)) => solve_near(&analysis, target, &self.constraints)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
@@ -128,13 +132,29 @@ impl Job<'_> {
         unreachable!("the last attempt returns")
     }
 
-    /// Listens, senses and weighs, as far as the goal needs it.
-    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
-        let mut provenance = Provenance {
-            imatrix_name: self.dataset.to_string(),
+    /// Refuses what no plan can meet before anything is measured. The stand-in for the importance matrix makes metadata of
+    /// the very size of the file's.
+    fn check_goal(&self) -> Result<()> {
+        let Goal::Target(target) = &self.goal else { return Ok(()) };
+        let provenance = self.provenance();
+        let unmeasured = Imatrix { datasets: vec![self.dataset.to_string()], ..Default::default() };
+        let imatrix = self.imatrix.as_ref().map_or(&unmeasured, |(imatrix, _)| imatrix);
+        let metadata = output_metadata(self.model, Some(imatrix), &provenance, None);
+        let bare = bare_analysis(self.model, &metadata, "")?;
+        check_budget(&bare, target, &self.constraints, self.types)
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance {
+            imatrix_name: self.imatrix.as_ref().map_or(self.dataset, |(_, name)| name).to_string(),
             calibration_hash: self.calibration.hash.clone(),
             heldout_hash: self.heldout.hash.clone(),
-        };
+        }
+    }
+
+    /// Listens, senses and weighs, as far as the goal needs it.
+    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
+        let mut provenance = self.provenance();
         if !self.goal.needs_importance(&self.constraints.rules) {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
@@ -142,10 +162,7 @@ impl Job<'_> {
             return Ok(Knowledge { analysis, imatrix: None, provenance });
         }
         let imatrix = match &self.imatrix {
-            Some((imatrix, name)) => {
-                provenance.imatrix_name = name.clone();
-                imatrix.clone()
-            }
+            Some((imatrix, _)) => imatrix.clone(),
             None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
         };
         clock.lap("importance");
@@ -159,12 +176,17 @@ impl Job<'_> {
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
+        let considered = match &self.goal {
+            Goal::Target(target) => self.constraints.for_target(target, &bare_analysis(self.model, &metadata, "")?),
+            Goal::Plan(_) => self.constraints.clone(),
+        };
+        let types: Vec<GgmlType> = self.types.iter().copied().filter(|ty| considered.is_considered(*ty)).collect();
         let inputs = AnalysisInputs {
             model: self.model,
             imatrix: &imatrix,
             sensitivities: &sensitivities,
             calibration_hash: &self.calibration.hash,
-            types: self.types,
+            types: &types,
             chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
             memory: self.memory,
             metadata: &metadata,

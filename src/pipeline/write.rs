@@ -11,7 +11,8 @@ use crate::imatrix::Imatrix;
 use crate::kernels::encode::encode;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::source::Model;
+use crate::quant::GgmlType;
+use crate::source::{Model, Tensor};
 
 /// A file whose tensors are written but which has not got its final name yet.
 pub struct Written {
@@ -47,15 +48,30 @@ pub fn write(
             progress.advance((tensor.rows * tensor.cols) as u64)?;
             continue;
         }
-        let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
-        let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
-        for rows in slabs(tensor) {
-            let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
-            let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
-            writer.write_tensor(&tensor.name, &encoded.download(device)?)?;
-            progress.advance((rows.len() * tensor.cols) as u64)?;
-        }
+        encode_tensor(device, model, imatrix, tensor, ty, |bytes, weights| {
+            writer.write_tensor(&tensor.name, bytes)?;
+            progress.advance(weights)
+        })?;
     }
     progress.end();
     Ok(Written { writer })
+}
+
+/// Encodes `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it.
+fn encode_tensor(
+    device: &Device,
+    model: &Model,
+    imatrix: Option<&Imatrix>,
+    tensor: &Tensor,
+    ty: GgmlType,
+    mut sink: impl FnMut(&[u8], u64) -> Result<()>,
+) -> Result<()> {
+    let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
+    let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
+    for rows in slabs(tensor) {
+        let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
+        let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
+        sink(&encoded.download(device)?, (rows.len() * tensor.cols) as u64)?;
+    }
+    Ok(())
 }

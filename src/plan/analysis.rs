@@ -33,7 +33,7 @@ pub struct Analysis {
     /// Hash of the calibration tokens; empty when nothing was measured.
     #[serde(default)]
     pub calibration_hash: String,
-    /// How the sensitivities were found, for people: "reverse sweep", "group perturbation", ...
+    /// How the sensitivities were found, for people: "reverse sweep"; empty when nothing was measured.
     #[serde(default)]
     pub sensitivity: String,
     /// What llama.cpp's own mixture rules ask about the model.

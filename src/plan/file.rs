@@ -134,8 +134,8 @@ impl Plan {
         write_json(path, self)
     }
 
-    /// Reads a plan file and fits it to a model: only the types are taken from it, all figures are computed anew, so that
-    /// a plan edited by hand stays honest.
+    /// Reads a plan file and fits it to a model: the types are taken from it and all sizes computed anew. Predictions that
+    /// the analysis lacks are kept as long as neither the plan nor the model has changed since it was made.
     pub fn read(path: &Path, analysis: &Analysis) -> Result<Plan> {
         let shown = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan: `{shown}`"))?;
@@ -149,14 +149,22 @@ impl Plan {
         );
         let stored: Plan = serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
         let types = stored.assignments();
-        if stored.hash != Plan::hash_of(&types) {
+        let (edited, other) = (stored.hash != Plan::hash_of(&types), stored.fingerprint != analysis.fingerprint);
+        if edited {
             log::warn!("the plan was edited after it was made: `{shown}`");
         }
-        if stored.fingerprint != analysis.fingerprint {
+        if other {
             log::warn!("the plan was made for another model, `{}`: `{shown}`", stored.model);
         }
-        Plan::new(analysis, stored.target, &types, stored.fallbacks)
-            .with_context(|| format!("the plan does not fit the model: `{shown}`"))
+        let mut plan = Plan::new(analysis, stored.target, &types, stored.fallbacks)
+            .with_context(|| format!("the plan does not fit the model: `{shown}`"))?;
+        if !edited && !other {
+            for (name, tensor) in &mut plan.tensors {
+                tensor.predicted = tensor.predicted.or(stored.tensors[name].predicted);
+            }
+            plan.predicted_kld = plan.tensors.values().map(|tensor| tensor.predicted).sum();
+        }
+        Ok(plan)
     }
 
     /// The plan as a file for `llama-quantize --tensor-type-file`: one `^escaped name$=type` per line. Names are anchored and

@@ -6,11 +6,12 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::ftype::Ftype;
-use crate::quant::GgmlType;
+use crate::arch::tensor_class::{layer_index, may_quantize};
+use crate::quant::{GgmlType, fallback};
 
 /// Hyper-parameters that the rules ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +115,7 @@ pub fn mix(ftype: Ftype, model: &ModelShape, tensors: &[TensorShape], options: M
     let mut rules = Rules::new(ftype, model, &order, options.has_imatrix);
     let mut mix = Mix::default();
     for tensor in order {
-        if !may_quantize(&model.architecture, tensor.name, tensor.dims) {
+        if !may_quantize(tensor.name, tensor.dims, &model.architecture) {
             continue;
         }
         let default = ftype.default_type();
@@ -125,7 +126,7 @@ pub fn mix(ftype: Ftype, model: &ModelShape, tensors: &[TensorShape], options: M
                 None if options.pure => default,
                 None => rules.choose(tensor)?,
             };
-            let used = fallback(ty, tensor.dims[0]).with_context(|| format!("tensor: `{}`", tensor.name))?;
+            let used = fallback(ty, tensor.dims[0] as usize).with_context(|| format!("tensor: `{}`", tensor.name))?;
             if used != ty {
                 mix.fallbacks.push(Fallback { tensor: tensor.name.to_owned(), wanted: ty, used });
             }
@@ -141,96 +142,8 @@ pub fn mix(ftype: Ftype, model: &ModelShape, tensors: &[TensorShape], options: M
 
 /// The order in which llama.cpp visits tensors: those outside layers first, then by layer number, then by name.
 pub fn loader_order(a: &str, b: &str) -> Ordering {
-    let layer = |name: &str| layer_of(name).map_or(-1, i64::from);
+    let layer = |name: &str| layer_index(name).map_or(-1, |layer| layer as i64);
     layer(a).cmp(&layer(b)).then_with(|| a.cmp(b))
-}
-
-/// N of a name that starts with `blk.N.`.
-pub fn layer_of(name: &str) -> Option<u32> {
-    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
-}
-
-/// Whether `llama-quantize` may quantize this tensor: matrices named `...weight`, but no norms, routers and the like.
-pub fn may_quantize(architecture: &str, name: &str, dims: &[u64]) -> bool {
-    const NEVER: &[&str] = &[
-        "_norm.weight",
-        "ffn_gate_inp.weight",
-        "ffn_gate_tid2eid.weight",
-        "altup",
-        "laurel",
-        "per_layer_model_proj",
-        "ssm_conv1d",
-        "shortconv.conv.weight",
-        "indexer.k_proj.weight",
-        "indexer.q_proj.weight",
-        "time_mix_first.weight",
-        "time_mix_w0.weight",
-        "time_mix_w1.weight",
-        "time_mix_w2.weight",
-        "time_mix_v0.weight",
-        "time_mix_v1.weight",
-        "time_mix_v2.weight",
-        "time_mix_a0.weight",
-        "time_mix_a1.weight",
-        "time_mix_a2.weight",
-        "time_mix_g1.weight",
-        "time_mix_g2.weight",
-        "time_mix_decay_w1.weight",
-        "time_mix_decay_w2.weight",
-        "time_mix_lerp_fused.weight",
-        "attn_rel_b.weight",
-        ".position_embd",
-        "sam.pos_embd",
-        "sam.neck.",
-        "sam.net_",
-        ".rel_pos",
-        ".patch_embd",
-        ".patch_merger",
-        "a.rvq.codebook",
-        "mm.a.code_embd",
-    ];
-    const NEVER_IN_GLM5_NEXT: &[&str] = &[
-        "hc_",
-        "indexer.attn_q_b",
-        "indexer.attn_k",
-        "indexer.proj",
-        "indexer_compressor_gate",
-        "indexer_compressor_ape",
-        "ssm_f_a.weight",
-        "ssm_f_b.weight",
-        "ssm_g_a.weight",
-        "ssm_g_b.weight",
-        "ssm_beta.weight",
-        "attn_kv_a_mqa.weight",
-        "attn_k_b.weight",
-        "attn_v_b.weight",
-    ];
-    let contains_any = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    dims.iter().skip(1).any(|&n| n > 1)
-        && name.ends_with("weight")
-        && !matches!(name, "position_embd.weight" | "token_types.weight")
-        && !contains_any(NEVER)
-        && !(architecture == "glm5-next" && contains_any(NEVER_IN_GLM5_NEXT))
-}
-
-/// The type that llama.cpp puts in the place of `ty` where rows of `cols` weights are no whole number of its blocks.
-/// An error for the few types that have no replacement.
-pub fn fallback(ty: GgmlType, cols: u64) -> Result<GgmlType> {
-    use GgmlType::*;
-    let fits = |ty: GgmlType| cols.is_multiple_of(ty.block_len() as u64);
-    if fits(ty) {
-        return Ok(ty);
-    }
-    let smaller = match ty {
-        IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ4_XS => IQ4_NL,
-        Q2_0 | Q2_K | Q3_K | TQ1_0 | TQ2_0 => Q4_0,
-        Q4_K => Q5_0,
-        Q5_K => Q5_1,
-        Q6_K => Q8_0,
-        _ if ty.block_len() <= 32 => F16,
-        _ => bail!("rows of {cols} weights do not fit {ty} and it has no replacement"),
-    };
-    Ok(if fits(smaller) { smaller } else { F16 })
 }
 
 /// Whether `llama-quantize` demands importance data for this tensor.
@@ -382,13 +295,14 @@ impl<'a> Rules<'a> {
         if self.model.expert_count <= 1 {
             return Ok(seen);
         }
-        let layer = layer_of(name).with_context(|| format!("no layer number in the name of the tensor: `{name}`"))?;
+        let layer =
+            layer_index(name).with_context(|| format!("no layer number in the name of the tensor: `{name}`"))?;
         ensure!(
-            layer < self.model.block_count,
+            layer < self.model.block_count as usize,
             "layer {layer} is not among the {} layers of the model: `{name}`",
             self.model.block_count
         );
-        Ok(layer)
+        Ok(layer as u32)
     }
 
     fn is_falcon(&self) -> bool {

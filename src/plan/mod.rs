@@ -14,7 +14,7 @@ pub mod report;
 pub mod solver;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub use file::{Assignment, Plan};
 pub use ftype::Ftype;
 pub use mixes::{Fallback, Mix, ModelShape};
 
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, fallback};
 use solver::{Problem, Solution};
 use units::Units;
 
@@ -62,7 +62,32 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
     }
 }
 
-fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
+/// As [`solve`], without types far coarser than the target unless only they can meet it: see [`Constraints::for_target`].
+pub fn solve_near(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    solve(analysis, target, &constraints.for_target(target, analysis)).or_else(|_| solve(analysis, target, constraints))
+}
+
+/// Fails if even the smallest plan of these types misses the size or the bits per weight asked for, or if a rule matches
+/// nothing. Sizes need no measurements, so hours of them can be spared: `bare` has none.
+pub fn check_budget(bare: &Analysis, target: &Target, constraints: &Constraints, types: &[GgmlType]) -> Result<()> {
+    constraints.check(bare)?;
+    let mut unmeasured = bare.clone();
+    for tensor in unmeasured.tensors.iter_mut().filter(|tensor| tensor.quantizable) {
+        let types: BTreeSet<GgmlType> = types.iter().copied().chain([tensor.source_type]).collect();
+        let sized = types.into_iter().filter_map(|ty| Some((ty, tensor.bytes_as(ty)?)));
+        tensor.candidates = sized.map(|(ty, bytes)| Candidate { ty, bytes, error: 0.0, predicted: 0.0 }).collect();
+    }
+    match *target {
+        Target::Size(bytes) => size_problem(&unmeasured, constraints, bytes).map(drop),
+        Target::Bpw(bpw) => bpw_problem(&unmeasured, constraints, bpw).map(drop),
+        Target::MaxKld(_) | Target::Type(_) | Target::Pure(_) => Ok(()),
+    }
+}
+
+/// The items, their problem, and the bytes that they may take.
+type Budgeted = (Units, Problem, u64);
+
+fn size_problem(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Budgeted> {
     let units = Units::new(analysis, constraints, analysis::padded)?;
     let problem = Problem::new(&units.choices);
     let base = analysis.base_bytes();
@@ -73,7 +98,12 @@ fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> R
         bytes_text(smallest),
         bytes_text(budget)
     );
-    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    Ok((units, problem, budget - base))
+}
+
+fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
+    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
     let plan = units.plan(analysis, Target::Size(budget), &solution)?;
     if is_largest(&problem, &solution) && plan.bytes < budget {
         log::warn!("the largest plan has {}, less than the budget of {}", bytes_text(plan.bytes), bytes_text(budget));
@@ -81,7 +111,7 @@ fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> R
     Ok(plan)
 }
 
-fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
+fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Budgeted> {
     ensure!(bpw.is_finite() && bpw > 0.0, "bits per weight must be a positive number: `{bpw}`");
     let units = Units::new(analysis, constraints, |bytes| bytes)?;
     let problem = Problem::new(&units.choices);
@@ -95,7 +125,12 @@ fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Resul
         "the smallest possible plan has {:.4} bits per weight but {bpw} were asked for",
         smallest as f64 * 8.0 / elements
     );
-    let solution = problem.within(budget - base).context("no plan fits the budget")?;
+    Ok((units, problem, budget - base))
+}
+
+fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
+    let (units, problem, capacity) = bpw_problem(analysis, constraints, bpw)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
     let plan = units.plan(analysis, Target::Bpw(bpw), &solution)?;
     if is_largest(&problem, &solution) && plan.bpw < bpw {
         log::warn!("the largest plan has {:.4} bits per weight, less than the {bpw} asked for", plan.bpw);
@@ -132,7 +167,7 @@ fn pure(analysis: &Analysis, constraints: &Constraints, ty: GgmlType) -> Result<
     let (mut types, mut fallbacks) = (BTreeMap::new(), Vec::new());
     for tensor in analysis.quantizable() {
         let wanted = constraints.kept(&tensor.name).unwrap_or(ty);
-        let used = mixes::fallback(wanted, tensor.cols).with_context(|| format!("tensor: `{}`", tensor.name))?;
+        let used = fallback(wanted, tensor.cols as usize).with_context(|| format!("tensor: `{}`", tensor.name))?;
         if used != wanted {
             fallbacks.push(Fallback { tensor: tensor.name.clone(), wanted, used });
         }

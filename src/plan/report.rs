@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use super::analysis::{Analysis, TensorAnalysis};
 use super::file::{Assignment, Plan};
-use super::mixes::layer_of;
 use super::{Constraints, Target, solve};
+use crate::arch::tensor_class::layer_index;
 use crate::quant::GgmlType;
 
 /// Bands of equal depth in the table.
-const BANDS: u32 = 8;
+const BANDS: usize = 8;
 
 /// Tensors listed by name.
 const WORST: usize = 5;
@@ -45,13 +45,13 @@ impl Row {
 
 /// The plan by class of tensor and by depth, with each group's share of the predicted KL, and the tensors that cost most.
 pub fn table(analysis: &Analysis, plan: &Plan) -> String {
-    let (mut classes, mut depths) = (BTreeMap::<String, Row>::new(), BTreeMap::<u32, Row>::new());
-    let layers = analysis.quantizable().filter_map(|tensor| layer_of(&tensor.name)).max().map_or(0, |last| last + 1);
+    let (mut classes, mut depths) = (BTreeMap::<String, Row>::new(), BTreeMap::<usize, Row>::new());
+    let layers = analysis.quantizable().filter_map(|tensor| layer_index(&tensor.name)).max().map_or(0, |last| last + 1);
     let width = layers.div_ceil(BANDS).max(1);
     for tensor in analysis.quantizable() {
         let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
         classes.entry(class_of(&tensor.name)).or_default().add(tensor, assignment);
-        if let Some(layer) = layer_of(&tensor.name) {
+        if let Some(layer) = layer_index(&tensor.name) {
             depths.entry(layer / width).or_default().add(tensor, assignment);
         }
     }
@@ -59,7 +59,7 @@ pub fn table(analysis: &Analysis, plan: &Plan) -> String {
     let mut out = String::new();
     section(&mut out, "class", total, classes.iter().map(|(class, row)| (class.clone(), row)));
     out.push('\n');
-    let band = |band: &u32| match (band * width, ((band + 1) * width).min(layers) - 1) {
+    let band = |band: &usize| match (band * width, ((band + 1) * width).min(layers) - 1) {
         (first, last) if first == last => format!("layer {first}"),
         (first, last) => format!("layers {first}-{last}"),
     };
@@ -97,7 +97,7 @@ fn section<'a>(out: &mut String, title: &str, total: f64, rows: impl Iterator<It
 
 /// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.
 fn class_of(name: &str) -> String {
-    let inner = match layer_of(name) {
+    let inner = match layer_index(name) {
         Some(_) => name.splitn(3, '.').nth(2).unwrap_or(name),
         None => name,
     };

@@ -9,9 +9,9 @@ use super::analysis::{Analysis, TensorAnalysis};
 use super::constraints::Constraints;
 use super::file::Plan;
 use super::hull::Choice;
-use super::mixes::{Fallback, fallback};
+use super::mixes::Fallback;
 use super::solver::Solution;
-use crate::quant::GgmlType;
+use crate::quant::{GgmlType, fallback};
 
 /// The items of a problem and how to read its solution.
 pub(super) struct Units {
@@ -72,7 +72,7 @@ impl Units {
         let mut pinned: Option<(GgmlType, &str)> = None;
         for tensor in group {
             let Some(wanted) = constraints.kept(&tensor.name) else { continue };
-            let used = fallback(wanted, tensor.cols).with_context(|| format!("tensor: `{}`", tensor.name))?;
+            let used = fallback(wanted, tensor.cols as usize).with_context(|| format!("tensor: `{}`", tensor.name))?;
             if used != wanted {
                 self.fallbacks.push(Fallback { tensor: tensor.name.clone(), wanted, used });
             }

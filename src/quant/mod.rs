@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 
 pub(crate) mod codebook;
@@ -291,11 +291,11 @@ pub fn encode(ty: GgmlType, values: &[f32], importance: &[f32], bytes: &mut [u8]
 }
 
 /// The type that a tensor of `cols` columns gets when `ty` was asked for: `ty` itself if it fits, else the type that
-/// llama.cpp falls back to (`src/llama-quant.cpp`, `tensor_type_fallback`).
-pub fn fallback(ty: GgmlType, cols: usize) -> GgmlType {
+/// llama.cpp falls back to (`src/llama-quant.cpp`, `tensor_type_fallback`). Fails for the few types that have none.
+pub fn fallback(ty: GgmlType, cols: usize) -> Result<GgmlType> {
     use GgmlType::*;
     if ty.fits(cols) {
-        return ty;
+        return Ok(ty);
     }
     let smaller = match ty {
         IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ4_XS => IQ4_NL,
@@ -303,7 +303,8 @@ pub fn fallback(ty: GgmlType, cols: usize) -> GgmlType {
         Q4_K => Q5_0,
         Q5_K => Q5_1,
         Q6_K => Q8_0,
-        _ => F16,
+        _ if ty.block_len() <= 32 => F16,
+        _ => bail!("rows of {cols} weights do not fit {ty} and it has no replacement"),
     };
-    if smaller.fits(cols) { smaller } else { F16 }
+    Ok(if smaller.fits(cols) { smaller } else { F16 })
 }

@@ -29,7 +29,8 @@ impl Hessian {
     }
 }
 
-/// A tap that gathers [`Hessian`]s from the first `tokens` tokens of each layer.
+/// A tap that gathers the [`Hessian`]s of each layer, until `tokens` tokens or more have passed it (whole batches count).
+/// Inputs whose second moments exceed a binding of the device are left out.
 pub struct HessianTap<'a> {
     device: &'a Device,
     tokens: usize,

@@ -1,3 +1,3 @@
-//! Choosing codes and scales with the second moments of a layer's inputs.
+//! The second moments of a layer's inputs, with which errors are weighed.
 
 pub mod hessian;

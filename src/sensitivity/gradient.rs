@@ -10,6 +10,7 @@ use crate::forward::Stream;
 use crate::forward::reverse::reverse_sweep;
 use crate::forward::tap::Tap;
 use crate::imatrix::Imatrix;
+use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;
 use crate::progress::Progress;
 use crate::source::Model;
@@ -50,6 +51,8 @@ struct GradientTap<'a> {
     device: &'a Device,
     rows: HashMap<String, Vec<f64>>,
     embedding: Vec<f64>,
+    /// Input statistics of the sweep's own tokens, for weights that the importance matrix lacks.
+    inputs: Collector<'a>,
     pending: Vec<Pending>,
 }
 
@@ -61,7 +64,13 @@ struct Pending {
 
 impl<'a> GradientTap<'a> {
     fn new(device: &'a Device) -> Self {
-        GradientTap { device, rows: HashMap::new(), embedding: Vec::new(), pending: Vec::new() }
+        GradientTap {
+            device,
+            rows: HashMap::new(),
+            embedding: Vec::new(),
+            inputs: Collector::new(device),
+            pending: Vec::new(),
+        }
     }
 
     fn gather(&mut self, output: Option<(String, usize)>, dy: &Buffer, tokens: usize, width: usize) -> Result<()> {
@@ -80,8 +89,11 @@ impl<'a> GradientTap<'a> {
     ) -> Result<Sensitivities> {
         let per_token = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / tokens as f64) as f32).collect::<Vec<f32>>();
         let mut factors: HashMap<String, Vec<Factor>> = HashMap::new();
+        let own = self.inputs.finish("", 0, 0)?;
         for (name, sums) in self.rows.drain() {
-            let cols = imatrix.mean2(&name).with_context(|| format!("no importance data for `{name}`"))?;
+            // llama.cpp's files have no entry for the output.
+            let known = imatrix.mean2(&name).or_else(|| own.mean2(&name));
+            let cols = known.with_context(|| format!("no importance data for `{name}`"))?;
             factors.entry(name).or_default().push(Factor { rows: per_token(sums), cols });
         }
         let embedding = model.tensor("token_embd.weight").context("tensor missing: `token_embd.weight`")?;
@@ -100,6 +112,10 @@ fn row_frequencies(token_counts: &[u64], rows: usize) -> Vec<f32> {
 }
 
 impl Tap for GradientTap<'_> {
+    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
+        self.inputs.linear_input(weights, x, tokens, width)
+    }
+
     fn linear_gradient(
         &mut self,
         weight: &str,
@@ -116,6 +132,7 @@ impl Tap for GradientTap<'_> {
     }
 
     fn layer_done(&mut self) -> Result<()> {
+        self.inputs.layer_done()?;
         for Pending { output, sums } in self.pending.drain(..) {
             let sums = self.device.read::<f32>(&sums)?;
             let squares = &sums[..sums.len() / 2];

@@ -3,6 +3,7 @@
 //! For small errors the KL divergence that tensor t costs in type q is
 //! `D_t(q) = 1/2 sum_r g_r sum_j h_j dw_rj^2` nats per token, with `h_j = E[x_j^2]` the input side and
 //! `g_r = E[(dL/dz_r)^2]` the output side, L = -log p(y) summed over a sequence, y drawn from the model itself.
+//! `pipeline::analyze` corrects this for inputs that are correlated.
 
 mod gradient;
 

@@ -11,7 +11,7 @@ the whole vocabulary.
 
 NAME.layers.json has, for every linear layer under its GGUF name, the mean over tokens of the squared inputs (columns) and
 of the squared gradients at the outputs (rows, in GGUF's order), each as its sum and its first eight numbers. The loss is
-the sum of -log p(label) over all positions; the labels are in the file.
+the sum of -log p(label) over all positions; the labels, drawn from the model's own distribution, are in the file.
 
     make_golden.py                  the logits, from the folders as they are
     make_golden.py --models         the random folders too
@@ -352,12 +352,14 @@ def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
     for module_name, module in model.named_modules():
         if gguf_name(module_name):
             module.register_forward_hook(keep(module_name))
-    labels = [ids[1:] + ids[:1] for ids in tokens]
-    loss = 0.0
-    for ids, wanted in zip(tokens, labels):
+    generator = torch.Generator().manual_seed(0)
+    labels, loss = [], 0.0
+    for ids in tokens:
         logits = model(torch.tensor([ids]), use_cache=False).logits[0]
-        part = torch.nn.functional.cross_entropy(logits, torch.tensor(wanted), reduction="sum")
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        part = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
         part.backward()
+        labels.append(drawn.tolist())
         loss += part.item()
 
     def mean_square(parts: list[torch.Tensor]) -> np.ndarray:
