@@ -50,20 +50,29 @@ fn sanitize(value: f32) -> f32 {
 
 // Loads the sub-block of this invocation; past the end it is zero. Every invocation of the workgroup must call it.
 fn load(group: u32, local: u32) {
+    load_strided(group, local, (params.first_sub + group * LANES + local) * SUB, 1u);
+}
+
+// The same, but the sub-blocks of a block take turns: weight i of the block is in sub-block i % SUBS.
+fn load_interleaved(group: u32, local: u32) {
+    let lane = local % SUBS;
+    load_strided(group, local, (params.first_sub + group * LANES + local - lane) * SUB + lane, SUBS);
+}
+
+fn load_strided(group: u32, local: u32, start: u32, stride: u32) {
     for (var i = local; i < IMAGE_WORDS; i += LANES) {
         atomicStore(&image[i], 0u);
     }
     let sub = group * LANES + local;
     let inside = sub < params.subs;
-    let start = (params.first_sub + sub) * SUB;
     let column = start % params.cols;
     var largest = select(1.0, 0.0, inside);
     for (var n = 0u; n < SUB; n++) {
         x[n] = 0.0;
         w[n] = 1.0;
         if inside {
-            x[n] = sanitize(values[start + n]);
-            let bits = bitcast<u32>(importance[column + n]);
+            x[n] = sanitize(values[start + n * stride]);
+            let bits = bitcast<u32>(importance[column + n * stride]);
             w[n] = bitcast<f32>(select(0u, bits, bits <= 0x7F7FFFFFu));
             largest = max(largest, w[n]);
         }

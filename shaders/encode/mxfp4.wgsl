@@ -17,7 +17,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let base = f32(bitcast<u32>(largest_magnitude()) >> 23u) - 2.0;
     var best = 0.0;
     var least = 3.4028234e38;
-    for (var offset = -1.0; offset <= 3.0; offset += 1.0) {
+    for (var offset = -1.0; offset <= 1.0; offset += 1.0) {
         let exponent = clamp(base + offset, 60.0, 254.0);
         let error = scale_error(half_scale(exponent));
         if error < least {

@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let base = nearest_code(largest / 12.0);
     best_code = 0.0;
     least_error = 3.4028234e38;
-    for (var offset = -4.0; offset <= 10.0; offset += 1.0) {
+    for (var offset = -4.0; offset <= 6.0; offset += 1.0) {
         try_code(base + offset);
     }
     try_code(nearest_code(largest / 6.0));

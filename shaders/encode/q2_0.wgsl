@@ -1,6 +1,6 @@
 // Q2_0: d * (code - 1).
-const SUB: u32 = 64u;
-const SUBS: u32 = 1u;
+const SUB: u32 = 4u;
+const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 5u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 2.0;
@@ -15,12 +15,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if is_outside(group) {
         return;
     }
-    load(group, local);
-    let d = f16_bits(ternary_scale());
+    load_interleaved(group, local);
+    let d = f16_bits(ternary_scale(local));
     let inverse = reciprocal(unpack2x16float(d).x);
-    put(local, 0u, d);
+    let lane = local % SUBS;
+    put(local, 0u, select(0u, d, lane == 0u));
     for (var n = 0u; n < SUB; n++) {
-        put_byte(local, 2u + n / 4u, code_of(x[n] * inverse) << (2u * (n % 4u)));
+        let i = SUBS * n + lane;
+        put_byte(local, 2u + i / 4u, code_of(x[n] * inverse) << (2u * (i % 4u)));
     }
     store(group, local);
 }

@@ -1,6 +1,6 @@
 // TQ1_0: five ternary digits in a byte.
-const SUB: u32 = 256u;
-const SUBS: u32 = 1u;
+const SUB: u32 = 16u;
+const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 14u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 1.0;
@@ -9,33 +9,47 @@ const SIGNED: bool = false;
 #import integer_levels
 #import ternary_scale
 
+var<workgroup> last_codes: array<u32, LANES>;
+
+// The smallest fraction of 256 that is at least number / 243.
+fn packed_digits(number: u32) -> u32 {
+    return (number * 256u + 242u) / 243u;
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let group = group_index(workgroup);
     if is_outside(group) {
         return;
     }
-    load(group, local);
-    let d = f16_bits(ternary_scale());
+    load_interleaved(group, local);
+    let d = f16_bits(ternary_scale(local));
     let inverse = reciprocal(unpack2x16float(d).x);
-    put(local, 13u, d);
-    for (var byte = 0u; byte < 52u; byte++) {
-        // the first weight, the distance of its digits and their number
-        var run = vec3<u32>(byte, 32u, 5u);
-        if byte >= 48u {
-            run = vec3<u32>(240u + byte - 48u, 4u, 4u);
-        } else if byte >= 32u {
-            run = vec3<u32>(160u + byte - 32u, 16u, 5u);
-        }
+    let lane = local % SUBS;
+    put(local, 13u, select(0u, d, lane == 0u));
+    // two bytes of the run of 32, one of that of 16
+    for (var half = 0u; half < 2u; half++) {
         var number = 0u;
         for (var n = 0u; n < 5u; n++) {
-            number *= 3u;
-            if n < run.z {
-                number += code_of(x[run.x + n * run.y] * inverse);
-            }
+            number = 3u * number + code_of(x[2u * n + half] * inverse);
         }
-        // the smallest fraction of 256 that is at least number / 243
-        put_byte(local, byte, (number * 256u + 242u) / 243u);
+        put_byte(local, 16u * half + lane, packed_digits(number));
+    }
+    var number = 0u;
+    for (var n = 10u; n < 15u; n++) {
+        number = 3u * number + code_of(x[n] * inverse);
+    }
+    put_byte(local, 32u + lane, packed_digits(number));
+    // the last 16 weights are four digits of four bytes
+    workgroupBarrier();
+    last_codes[local] = code_of(x[15] * inverse);
+    workgroupBarrier();
+    if lane < 4u {
+        number = 0u;
+        for (var n = 0u; n < 4u; n++) {
+            number = 3u * number + last_codes[local + 4u * n];
+        }
+        put_byte(local, 48u + lane, packed_digits(3u * number));
     }
     store(group, local);
 }

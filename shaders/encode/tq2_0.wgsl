@@ -1,6 +1,6 @@
 // TQ2_0: d * (code - 1).
-const SUB: u32 = 256u;
-const SUBS: u32 = 1u;
+const SUB: u32 = 16u;
+const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 17u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 2.0;
@@ -15,12 +15,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if is_outside(group) {
         return;
     }
-    load(group, local);
-    let d = f16_bits(ternary_scale());
+    load_interleaved(group, local);
+    let d = f16_bits(ternary_scale(local));
     let inverse = reciprocal(unpack2x16float(d).x);
-    put(local, 16u, d);
+    let lane = local % SUBS;
+    put(local, 16u, select(0u, d, lane == 0u));
     for (var n = 0u; n < SUB; n++) {
-        put_byte(local, 32u * (n / 128u) + n % 32u, code_of(x[n] * inverse) << (2u * ((n / 32u) % 4u)));
+        let i = SUBS * n + lane;
+        put_byte(local, 32u * (i / 128u) + i % 32u, code_of(x[n] * inverse) << (2u * ((i / 32u) % 4u)));
     }
     store(group, local);
 }

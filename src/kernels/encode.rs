@@ -45,12 +45,12 @@ fn plan(ty: GgmlType) -> Option<Plan> {
         GgmlType::IQ3_S => ("encode/iq3_s", 32, 1000),
         GgmlType::IQ1_S => ("encode/iq1_s", 32, 1200),
         GgmlType::IQ1_M => ("encode/iq1_m", 16, 1200),
-        GgmlType::TQ1_0 => ("encode/tq1_0", 256, 18),
-        GgmlType::TQ2_0 => ("encode/tq2_0", 256, 32),
+        GgmlType::TQ1_0 => ("encode/tq1_0", 16, 12),
+        GgmlType::TQ2_0 => ("encode/tq2_0", 16, 15),
         GgmlType::MXFP4 => ("encode/mxfp4", 32, 10),
         GgmlType::NVFP4 => ("encode/nvfp4", 16, 30),
         GgmlType::Q1_0 => ("encode/q1_0", 128, 4),
-        GgmlType::Q2_0 => ("encode/q2_0", 64, 32),
+        GgmlType::Q2_0 => ("encode/q2_0", 4, 40),
         _ => return None,
     };
     Some(Plan { shader, sub, passes })

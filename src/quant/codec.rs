@@ -85,6 +85,9 @@ mod tests {
     use crate::quant::iq2_s::Iq2S;
     use crate::quant::iq2_xxs::Iq2Xxs;
     use crate::quant::iq3_xxs::Iq3Xxs;
+    use crate::quant::nvfp4::Nvfp4;
+    use crate::quant::tq1_0::Tq1_0;
+    use crate::quant::tq2_0::Tq2_0;
     use crate::quant::{iq4_nl::Iq4Nl, q4_1::Q4_1, q4_k::Q4K, q6_k::Q6K, q8_0::Q8_0};
 
     fn encoded<F: BlockFormat>(simd: impl Simd, rows: Rows) -> Vec<u8> {
@@ -125,5 +128,8 @@ mod tests {
         check(Iq2Xxs, rows);
         check(Iq2S, rows);
         check(Iq3Xxs, rows);
+        check(Nvfp4, rows);
+        check(Tq1_0, rows);
+        check(Tq2_0, rows);
     }
 }

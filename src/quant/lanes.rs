@@ -65,6 +65,26 @@ impl<const N: usize> SubBlocks<N> {
         tile
     }
 
+    /// A tile of one block, weight `n` in lane `n % 16`.
+    #[inline(always)]
+    pub fn interleaved(values: &[f32], importance: &[f32]) -> Self {
+        let mut tile = SubBlocks { x: [ZERO; N], w: [ZERO; N] };
+        for (x, value) in tile.x.as_flattened_mut().iter_mut().zip(values) {
+            *x = sanitize(*value);
+        }
+        // weights are not negative, so they are ordered as their bits
+        let mut largest = 0;
+        for (w, importance) in tile.w.as_flattened_mut().iter_mut().zip(importance) {
+            *w = sanitize_weight(*importance);
+            largest = largest.max(w.to_bits());
+        }
+        let factor = importance_factor(f32::from_bits(largest));
+        for w in tile.w.as_flattened_mut() {
+            *w = if factor > 0.0 { max(*w * factor, FAINTEST) } else { 1.0 };
+        }
+        tile
+    }
+
     #[inline(always)]
     fn normalize(&mut self, per_block: usize) {
         let mut largest = ZERO;
@@ -77,15 +97,21 @@ impl<const N: usize> SubBlocks<N> {
             let top = block.iter().fold(0.0, |a, &b| max(a, b));
             block.fill(top);
         }
-        for i in 0..LANES {
-            // 2^-exponent; zero, subnormal and absurd weights fall back to 1 below
-            let exponent = largest[i].to_bits() >> 23;
-            let factor = if (2..=252).contains(&exponent) { f32::from_bits((254 - exponent) << 23) } else { 0.0 };
-            for row in &mut self.w {
-                row[i] = if factor > 0.0 { max(row[i] * factor, FAINTEST) } else { 1.0 };
+        let factor = map(|i| importance_factor(largest[i]));
+        for row in &mut self.w {
+            for i in 0..LANES {
+                let scaled = max(row[i] * factor[i], FAINTEST);
+                row[i] = if factor[i] > 0.0 { scaled } else { 1.0 };
             }
         }
     }
+}
+
+/// The power of two that brings a weight near 1; 0 where that is zero, subnormal or absurd and all weights become 1.
+#[inline(always)]
+fn importance_factor(largest: f32) -> f32 {
+    let exponent = largest.to_bits() >> 23;
+    if (2..=252).contains(&exponent) { f32::from_bits((254 - exponent) << 23) } else { 0.0 }
 }
 
 /// What is not a positive finite number counts as no importance.

@@ -17,9 +17,9 @@ const _: () = assert!(size_of::<Block>() == 17);
 
 pub(super) struct Mxfp4;
 
-/// Exponents tried, relative to the largest that does not clip: one that clips, and those for which the largest weight is one
-/// of the lower levels, which only matter for weights that lie on a grid.
-const OFFSETS: std::ops::RangeInclusive<i32> = -1..=3;
+/// Exponents tried, relative to the largest that does not clip. Weights on a grid are exact with that one: where the largest
+/// is a lower level, all levels are also levels of a finer grid.
+const OFFSETS: std::ops::RangeInclusive<i32> = -1..=1;
 
 /// Exponents written: smaller scales are those of weights that are zero for every format, and their reciprocals overflow.
 const EXPONENTS: (f32, f32) = (60.0, 254.0);

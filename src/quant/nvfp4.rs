@@ -20,7 +20,7 @@ const _: () = assert!(size_of::<Block>() == 36);
 pub(super) struct Nvfp4;
 
 /// Scales tried, in steps of an eighth of an octave from the one that sends the largest weight to the largest level.
-const NEAR: std::ops::RangeInclusive<i32> = -4..=10;
+const NEAR: std::ops::RangeInclusive<i32> = -4..=6;
 /// The same for the lower levels, for weights that lie on a grid.
 const LOWER: [f32; 4] = [6.0, 4.0, 2.0, 1.0];
 const LARGEST_CODE: f32 = 126.0;

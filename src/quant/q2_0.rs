@@ -2,8 +2,8 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value, map, read_f16};
-use super::search::{Integers, level_codes};
+use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::search::Integers;
 use super::ternary;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -22,7 +22,7 @@ type Levels = Integers<-1, 2>;
 
 impl BlockFormat for Q2_0 {
     const TYPE: GgmlType = GgmlType::Q2_0;
-    const GROUP: usize = LANES;
+    const GROUP: usize = 1;
     type Block = Block;
 
     #[inline(always)]
@@ -35,13 +35,12 @@ impl BlockFormat for Q2_0 {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
-        let tile = SubBlocks::<64>::load(rows, first, 1);
-        let d = ternary::scale::<Levels, true, 64>(&tile).map(f16_bits);
-        let codes = level_codes::<Levels, 64>(&tile, &map(|i| f16_value(d[i])));
-        for (i, block) in blocks.iter_mut().enumerate() {
-            let codes = codes[i].as_chunks::<4>().0;
-            block.d = d[i].to_le_bytes();
-            block.codes = std::array::from_fn(|m| codes[m][0] | codes[m][1] << 2 | codes[m][2] << 4 | codes[m][3] << 6);
+        let weights = ternary::Block::<4>::load(rows, first);
+        let d = f16_bits(weights.scale::<Levels, true>());
+        let codes = weights.codes::<Levels>(f16_value(d));
+        blocks[0].d = d.to_le_bytes();
+        for (byte, codes) in blocks[0].codes.iter_mut().zip(codes.as_flattened().as_chunks::<4>().0) {
+            *byte = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6;
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value, map, read_f16};
-use super::search::{Integers, level_codes};
+use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::search::Integers;
 use super::ternary;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -19,13 +19,15 @@ const _: () = assert!(size_of::<Block>() == 54);
 
 pub(super) struct Tq1_0;
 
+type Levels = Integers<-1, 1>;
+
 /// First weight, first byte, bytes and digits per byte of each run.
 const RUNS: [(usize, usize, usize, usize); 3] = [(0, 0, 32, 5), (160, 32, 16, 5), (240, 48, 4, 4)];
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
 impl BlockFormat for Tq1_0 {
     const TYPE: GgmlType = GgmlType::TQ1_0;
-    const GROUP: usize = LANES;
+    const GROUP: usize = 1;
     type Block = Block;
 
     #[inline(always)]
@@ -46,20 +48,19 @@ impl BlockFormat for Tq1_0 {
 
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
-        let tile = SubBlocks::<256>::load(rows, first, 1);
-        let d = ternary::scale::<Integers<-1, 1>, false, 256>(&tile).map(f16_bits);
-        let codes = level_codes::<Integers<-1, 1>, 256>(&tile, &map(|i| f16_value(d[i])));
-        for (i, block) in blocks.iter_mut().enumerate() {
-            block.d = d[i].to_le_bytes();
-            for (first, start, length, digits) in RUNS {
-                for m in 0..length {
-                    let mut number = 0u16;
-                    for n in 0..5 {
-                        number = 3 * number + if n < digits { codes[i][first + n * length + m] as u16 } else { 0 };
-                    }
-                    // the smallest fraction of 256 that is at least number / 243
-                    block.digits.as_flattened_mut()[start + m] = (number * 256).div_ceil(243) as u8;
+        let weights = ternary::Block::<16>::load(rows, first);
+        let d = f16_bits(weights.scale::<Levels, false>());
+        let codes = weights.codes::<Levels>(f16_value(d));
+        let (codes, block) = (codes.as_flattened(), &mut blocks[0]);
+        block.d = d.to_le_bytes();
+        for (first, start, length, digits) in RUNS {
+            for m in 0..length {
+                let mut number = 0u16;
+                for n in 0..5 {
+                    number = 3 * number + if n < digits { codes[first + n * length + m] as u16 } else { 0 };
                 }
+                // the smallest fraction of 256 that is at least number / 243
+                block.digits.as_flattened_mut()[start + m] = (number * 256).div_ceil(243) as u8;
             }
         }
     }

@@ -5,9 +5,7 @@ use std::marker::PhantomData;
 use pulp::{Scalar, Simd};
 
 use super::book::{Book, Word};
-use super::nearest::{
-    Half, HalfCosts, Halves, Nearest, get, get_bits, nearest, nearest_flipped, registers, set, set_bits,
-};
+use super::nearest::{Half, HalfCosts, Halves, get, get_bits, nearest, nearest_flipped, registers, set, set_bits};
 use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
 
 /// Codewords of sub-blocks of `GROUPS` groups; bits above them are the coder's.
@@ -77,8 +75,8 @@ impl<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a
             slope[n] = map(|i| 2.0 * tile.w[n][i] * tile.x[n][i].abs());
             if F::PARITY > 0 {
                 let signs = &mut odd[n / (F::PARITY * N / GROUPS)];
-                for i in 0..LANES {
-                    signs[i] ^= (tile.x[n][i] < 0.0) as u32;
+                for (sign, x) in signs.iter_mut().zip(&tile.x[n]) {
+                    *sign ^= (*x < 0.0) as u32;
                 }
             }
         }
@@ -115,10 +113,15 @@ impl<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a
         half
     }
 
-    /// The best words of the groups that share a parity, and their cost.
+    /// The best words of the groups that share a parity, or of one group if signs are free, and their cost.
     #[inline(always)]
     fn code_signs(&mut self, signs: usize, step: &[S::f32s; 8], r: usize) -> (S::f32s, [S::u32s; 2]) {
         let simd = self.simd;
+        if F::PARITY == 0 {
+            self.fill(signs, step, r);
+            let found = nearest(simd, F::book(), &self.costs, r);
+            return (found.cost, [found.word; 2]);
+        }
         let zero = simd.splat_f32s(0.0);
         let (mut plain, mut flipped) = (zero, zero);
         let mut plain_words = [simd.splat_u32s(0); 2];
@@ -160,7 +163,6 @@ impl<'a, S: Simd, F: Signed, const N: usize, const GROUPS: usize> SignedCoder<'a
 }
 
 impl<S: Simd, F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for SignedCoder<'_, S, F, N, GROUPS> {
-    #[expect(clippy::manual_checked_ops, reason = "the parity is a constant: 0 is another kind of grid")]
     #[inline(always)]
     fn code(&mut self, scale: &Lanes) -> Trial<GROUPS> {
         let simd = self.simd;
@@ -172,20 +174,14 @@ impl<S: Simd, F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for 
                 *step = simd.mul_f32s(scale, simd.splat_f32s(F::value(level as u32)));
             }
             let (mut cost, mut squares) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
-            for group in (0..GROUPS).step_by(F::PARITY.max(1)) {
-                if F::PARITY == 0 {
-                    self.fill(group, &step, r);
-                    let Nearest { cost: more, word } = nearest(simd, F::book(), &self.costs, r);
-                    cost = simd.add_f32s(cost, more);
+            let per_signs = F::PARITY.max(1);
+            for signs in 0..GROUPS / per_signs {
+                let (more, words) = self.code_signs(signs, &step, r);
+                cost = simd.add_f32s(cost, more);
+                for (member, word) in words.into_iter().enumerate().take(per_signs) {
+                    let group = signs * per_signs + member;
                     squares = self.squares(group, word, squares, r);
                     set_bits::<S>(&mut trial.words[group], r, word);
-                } else {
-                    let (more, words) = self.code_signs(group / F::PARITY, &step, r);
-                    cost = simd.add_f32s(cost, more);
-                    for (member, word) in words.into_iter().enumerate().take(F::PARITY) {
-                        squares = self.squares(group + member, word, squares, r);
-                        set_bits::<S>(&mut trial.words[group + member], r, word);
-                    }
                 }
             }
             set::<S>(&mut trial.cost, r, cost);

@@ -95,20 +95,20 @@ impl Half for Ternary {
         r: usize,
     ) {
         let simd = half.simd;
-        let mut low = [[simd.splat_f32s(0.0); 9]; 2];
-        for i in 0..9 {
-            low[0][i] = simd.add_f32s(half.costs[0][i % 3], half.costs[1][i / 3]);
-            low[1][i] = simd.min_f32s(half.flips[0][i % 3], half.flips[1][i / 3]);
+        let mut low = [(simd.splat_f32s(0.0), simd.splat_f32s(0.0)); 9];
+        for (i, low) in low.iter_mut().enumerate() {
+            low.0 = simd.add_f32s(half.costs[0][i % 3], half.costs[1][i / 3]);
+            low.1 = simd.min_f32s(half.flips[0][i % 3], half.flips[1][i / 3]);
         }
         for j in 0..9 {
             let high = simd.add_f32s(half.costs[2][j % 3], half.costs[3][j / 3]);
             let high_flip = simd.min_f32s(half.flips[2][j % 3], half.flips[3][j / 3]);
-            for i in 0..9 {
+            for (i, low) in low.iter().enumerate() {
                 let row = (i % 3) | ((i / 3) << 2) | ((j % 3) << 4) | ((j / 3) << 6);
-                let cost = simd.add_f32s(low[0][i], high);
+                let cost = simd.add_f32s(low.0, high);
                 put::<S, MARK>(simd, table, row, r, cost);
                 if let Some(flipped) = &mut flipped {
-                    let flip = simd.min_f32s(low[1][i], high_flip);
+                    let flip = simd.min_f32s(low.1, high_flip);
                     put::<S, MARK>(simd, flipped, row, r, simd.add_f32s(cost, flip));
                 }
             }

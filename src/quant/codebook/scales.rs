@@ -66,12 +66,11 @@ pub fn search<C: Coder<GROUPS>, const N: usize, const GROUPS: usize>(
     let mut parabolas = [Parabola { products: ZERO, squares: ZERO }; MAX_TRIALS];
     let (mut own, mut gain) = (ZERO, ZERO);
     let mut factor = plan.first;
-    for t in 0..plan.count + plan.alternations {
+    for (t, parabola) in parabolas.iter_mut().enumerate().take(plan.count + plan.alternations) {
         let scale = if t < plan.count { map(|i| factor * start[i]) } else { own };
         factor *= plan.ratio;
         let trial = coder.code(&scale);
-        let parabola = Parabola::of(&trial, &scale);
-        parabolas[t] = parabola;
+        *parabola = Parabola::of(&trial, &scale);
         for i in 0..LANES {
             let best = ratio(parabola.products[i], parabola.squares[i]);
             let better = best * parabola.products[i] > gain[i] && best > 0.0;

@@ -26,8 +26,8 @@ impl<'a, S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> Shift
     #[inline(always)]
     pub fn new(simd: S, tile: &'a SubBlocks<N>) -> Self {
         let mut slope = [ZERO; N];
-        for n in 0..N {
-            slope[n] = map(|i| 2.0 * tile.w[n][i] * tile.x[n][i]);
+        for (n, slope) in slope.iter_mut().enumerate() {
+            *slope = map(|i| 2.0 * tile.w[n][i] * tile.x[n][i]);
         }
         ShiftedCoder { simd, w: &tile.w, slope, costs: Halves::ZERO }
     }
