@@ -97,7 +97,7 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
     let mut weigher = Weigher {
         device,
         inputs,
-        hessians: HessianTap::new(device, usize::MAX),
+        hessians: HessianTap::new(device),
         quantizable: analysis.quantizable().map(|tensor| tensor.name.clone()).collect(),
         found: HashMap::new(),
     };

@@ -29,17 +29,16 @@ impl Hessian {
     }
 }
 
-/// A tap that gathers the [`Hessian`]s of each layer, until `tokens` tokens or more have passed it (whole batches count).
+/// A tap that gathers the [`Hessian`]s of each layer.
 /// Inputs whose second moments exceed a binding of the device are left out.
 pub struct HessianTap<'a> {
     device: &'a Device,
-    tokens: usize,
     gathered: Vec<Hessian>,
 }
 
 impl<'a> HessianTap<'a> {
-    pub fn new(device: &'a Device, tokens: usize) -> Self {
-        HessianTap { device, tokens, gathered: Vec::new() }
+    pub fn new(device: &'a Device) -> Self {
+        HessianTap { device, gathered: Vec::new() }
     }
 
     /// What the layer that has just passed gave; the next layer starts anew.
@@ -54,7 +53,7 @@ impl Tap for HessianTap<'_> {
         if bytes > self.device.max_binding_bytes() {
             return Ok(());
         }
-        let found = self.gathered.iter_mut().position(|hessian| hessian.weights == weights);
+        let found = self.gathered.iter().position(|hessian| hessian.weights == weights);
         let index = match found {
             Some(index) => index,
             None => {
@@ -65,9 +64,6 @@ impl Tap for HessianTap<'_> {
             }
         };
         let hessian = &mut self.gathered[index];
-        if hessian.tokens >= self.tokens {
-            return Ok(());
-        }
         hessian.tokens += tokens;
         gram(self.device, x, &hessian.sum, tokens, width)
     }
