@@ -11,6 +11,10 @@ Prints a table in Markdown. Several ways to encode are several columns, and llam
 
     ... --variant search='--rounding search' --variant feedback='--rounding feedback' --types Q2_K,IQ3_S
 
+With --weighted-error target/release/examples/weighted_error, two more columns for each: the error of the files' weights over
+llama.cpp's, weighted by the importance matrix (diag h) and by the second moments of the activations of the held-out text (H),
+as geometric means over the tensors.
+
 llama-quantize has no imatrix entry for the token embedding (nor for the output, unless asked) and aborts on them for the types
 in NEEDS_IMATRIX; for these alone both sides get the matrix with ones added there, which is what dq-gpu takes for them anyway.
 Needs the PyPI packages numpy and gguf for this.
@@ -19,6 +23,7 @@ Needs the PyPI packages numpy and gguf for this.
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -63,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--variant", type=variant, action="append", metavar="NAME=OPTIONS", help="a column with options of its own"
     )
+    parser.add_argument("--weighted-error", type=Path, metavar="PROGRAM", help="the example program weighted_error")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=40, help="chunks to measure on; their second halves count")
@@ -160,17 +166,17 @@ class Comparison:
     def theirs(self, name: str) -> dict:
         """llama.cpp's figures, as stored if nothing that they depend on has changed."""
         args = self.args
-        stored = args.work / f"llama.cpp-{name}.json"
-        if stored.exists() and (figures := json.loads(stored.read_text()))["key"] == self.key:
-            return figures
         file = once(
             args.work / f"llama.cpp-{name}-{self.key[1]}.gguf",
             lambda part: uniform(args.programs, self.base, part, name, self.matrix(name)),
         )
-        types, bpw = types_of(args, file)
-        figures = judge(args, self.base, file) | {"types": types, "bpw": bpw, "key": self.key}
-        stored.write_text(json.dumps(figures) + "\n")
-        return figures
+        stored = args.work / f"llama.cpp-{name}.json"
+        figures = json.loads(stored.read_text()) if stored.exists() else {}
+        if figures.get("key") != self.key:
+            types, bpw = types_of(args, file)
+            figures = judge(args, self.base, file) | {"types": types, "bpw": bpw, "key": self.key}
+            stored.write_text(json.dumps(figures) + "\n")
+        return figures | {"file": str(file)}
 
     def ours(self, name: str, label: str, options: list[str], types: dict) -> dict:
         args = self.args
@@ -182,10 +188,21 @@ class Comparison:
         seconds = time.monotonic() - started
         if types_of(args, file)[0] != types:
             raise RuntimeError(f"the two files of {name} do not have the same types")
-        figures = judge(args, self.base, file) | {"seconds": round(seconds, 2)}
-        if not args.keep:
-            file.unlink()
-        return figures
+        return judge(args, self.base, file) | {"seconds": round(seconds, 2), "file": str(file)}
+
+    def add_errors(self, row: dict) -> None:
+        """Weighted errors of all files of a row, as ratios to llama.cpp's."""
+        args = self.args
+        command = [args.weighted_error, self.base, *(figures["file"] for figures in row.values()), "--device", args.device]
+        command += ["--imatrix", self.imatrix, "--text", args.heldout, "--ctx", args.ctx, "--chunks", args.chunks]
+        output = llama_cpp.run(command, args.work / "weighted-error.log")
+        errors = json.loads(output[output.index("{") :])
+        theirs = errors[row["llama.cpp"]["file"]]
+        for figures in row.values():
+            mine = errors[figures["file"]]
+            for kind in ("importance", "hessian"):
+                logs = [math.log(mine[name][kind] / theirs[name][kind]) for name in theirs]
+                figures[f"{kind}_error_ratio"] = math.exp(mean(logs))
 
     def row(self, name: str) -> dict:
         theirs = self.theirs(name)
@@ -195,6 +212,11 @@ class Comparison:
         for label, options in self.args.variants:
             mine = self.ours(name, label, options, types)
             row[label] = mine | {"ratio": mine["mean_kld"] / theirs["mean_kld"]}
+        if self.args.weighted_error:
+            self.add_errors(row)
+        for label, _ in self.args.variants:
+            if not self.args.keep:
+                Path(row[label]["file"]).unlink()
         return row
 
 
@@ -202,29 +224,42 @@ def line(cells) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def cells_of(name: str, row: dict, labels: list[str]) -> list[str]:
-    cells = [name, f"{row['llama.cpp']['bpw']:.4g}", f"{row['llama.cpp']['mean_kld']:.6f}"]
-    for label in labels:
-        cells += [f"{row[label]['mean_kld']:.6f}", f"{row[label]['ratio']:.3f}"]
-    return cells
+def columns(args) -> list[tuple[str, str, str, str]]:
+    """Title, variant, figure and format of the columns that each variant fills."""
+    found = []
+    for label, _ in args.variants:
+        found += [(label, label, "mean_kld", ".6f"), ("ratio", label, "ratio", ".3f")]
+        if args.weighted_error:
+            found += [("diag h", label, "importance_error_ratio", ".3f"), ("H", label, "hessian_error_ratio", ".3f")]
+    return found
 
 
-def averages(rows: dict, labels: list[str]):
-    """Mean ratio over the types of each group that were measured."""
+def cells_of(name: str, row: dict, shown: list) -> list[str]:
+    theirs = row["llama.cpp"]
+    own = [f"{row[label][figure]:{form}}" for _, label, figure, form in shown]
+    return [name, f"{theirs['bpw']:.4g}", f"{theirs['mean_kld']:.6f}", *own]
+
+
+def averages(rows: dict, shown: list):
+    """Mean ratios over the types of each group that were measured."""
     for title, types in {**AVERAGES, "all types": list(rows)}.items():
-        measured = [name for name in types if name in rows]
+        measured = [rows[name] for name in types if name in rows]
         if not measured:
             continue
-        shown = title if len(measured) == len(types) else f"{title} ({len(measured)} of {len(types)})"
-        means = (mean(rows[name][label]["ratio"] for name in measured) for label in labels)
-        yield [f"mean: {shown}", "", ""] + [cell for value in means for cell in ("", f"{value:.3f}")]
+        if len(measured) < len(types):
+            title += f" ({len(measured)} of {len(types)})"
+        means = [
+            f"{mean(row[label][figure] for row in measured):{form}}" if figure.endswith("ratio") else ""
+            for _, label, figure, form in shown
+        ]
+        yield [f"mean: {title}", "", "", *means]
 
 
 def main() -> None:
     args = arguments()
-    labels = [label for label, _ in args.variants]
+    shown = columns(args)
     comparison = Comparison(args)
-    head = ["type", "bpw", "llama.cpp"] + [cell for label in labels for cell in (label, "ratio")]
+    head = ["type", "bpw", "llama.cpp", *(title for title, *_ in shown)]
     print(line(head))
     print(line(["---"] * len(head)), flush=True)
     rows, failed = {}, []
@@ -235,8 +270,8 @@ def main() -> None:
             print(f"{name}: {error}", file=sys.stderr)
             failed.append(name)
             continue
-        print(line(cells_of(name, rows[name], labels)), flush=True)
-    for cells in averages(rows, labels):
+        print(line(cells_of(name, rows[name], shown)), flush=True)
+    for cells in averages(rows, shown):
         print(line(cells))
     tokens = next((row["llama.cpp"]["tokens"] for row in rows.values()), 0)
     print(f"\n{args.model.name}: mean KL in nats per token, {tokens} tokens of {args.heldout.name}; ratio to llama.cpp's file")
