@@ -12,6 +12,7 @@ use crate::kernels::encode::encode;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
+use crate::quant::lossless::{self, Precision};
 use crate::source::{Model, Tensor};
 
 /// A file whose tensors are written but which has not got its final name yet.
@@ -69,9 +70,16 @@ fn encode_tensor(
     let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
-        let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
-        let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
-        sink(&encoded.download(device)?, (rows.len() * tensor.cols) as u64)?;
+        let values = model.f32_rows(tensor, rows.clone())?;
+        // weights on the grid of the type stay what they are
+        let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
+            Some(exact) => exact,
+            None => {
+                let x = device.upload(&tensor.name, &values)?;
+                encode(device, ty, &x, &weights, rows.len(), tensor.cols)?.download(device)?
+            }
+        };
+        sink(&bytes, (rows.len() * tensor.cols) as u64)?;
     }
     Ok(())
 }
