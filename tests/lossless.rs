@@ -1,5 +1,6 @@
 //! Weights on the grid of a type are recognized and stored exactly; others never are.
 
+use dq_gpu::gguf::GgufFile;
 use dq_gpu::quant::lossless::{Precision, TYPES, encode};
 use dq_gpu::quant::{self, GgmlType};
 use half::{bf16, f16};
@@ -164,4 +165,41 @@ fn four_bit_integers_rounded_to_bf16_are_found() {
     assert!(encode(GgmlType::Q4_0, &weights, Precision::F32).is_none());
     let bytes = encode(GgmlType::Q4_0, &weights, Precision::Bf16).unwrap();
     assert_eq!(to_bf16(&decode(GgmlType::Q4_0, &bytes)), weights);
+}
+
+/// Runs `dq-gpu` with little text and returns its report.
+fn run(args: &[&str]) -> serde_json::Value {
+    let quick = ["--device", "cpu", "--ctx", "64", "--chunks", "4", "--json"];
+    let output = assert_cmd::Command::cargo_bin("dq-gpu").unwrap().args(args).args(quick).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A model of one type, decoded to F32 and quantized to the size of the first file, is the first file again.
+#[test]
+fn a_decoded_model_finds_its_type_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for ty in ["Q4_0", "MXFP4"] {
+        let (first, decoded, again) = (at("first.gguf"), at("decoded.gguf"), at("again.gguf"));
+        run(&["quantize", "tests/fixtures/models/llama-tied", "--pure", ty, "-o", &first]);
+        run(&["quantize", &first, "--pure", "F32", "-o", &decoded]);
+        // what is said of the text in the metadata may be longer
+        let size = format!("{}B", std::fs::metadata(&first).unwrap().len() + 256);
+        let report = run(&["quantize", &decoded, "--size", &size, "-o", &again]);
+
+        assert_eq!(report["predicted_kld"], 0.0, "{ty}");
+        assert_eq!(report["measured_kld"], 0.0, "{ty}");
+        let [first, again] = [first, again].map(|file| GgufFile::open(file.as_ref()).unwrap());
+        for tensor in &first.tensors {
+            let same = again.tensor(&tensor.name).unwrap();
+            assert_eq!(same.ty, tensor.ty, "{}", tensor.name);
+            assert!(again.data(same) == first.data(tensor), "other bytes in {}", tensor.name);
+        }
+        // the type alone is enough, whatever the importance of columns
+        let pure = at("pure.gguf");
+        run(&["quantize", &decoded, "--pure", ty, "-o", &pure]);
+        let pure = GgufFile::open(pure.as_ref()).unwrap();
+        assert!(first.tensors.iter().all(|t| pure.data(pure.tensor(&t.name).unwrap()) == first.data(t)), "{ty}");
+    }
 }
