@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::Target;
 use super::analysis::{Analysis, Candidate, TensorAnalysis};
+use super::mixes::Fallback;
 use crate::quant::{GgmlType, fallback};
 
 /// A set of types that suits an engine.
@@ -190,6 +191,19 @@ impl Constraints {
             Demand::Keep(ty) if rule.pattern.is_match(name) => Some(ty),
             _ => None,
         })
+    }
+
+    /// The types that stand in for listed ones that do not fit the rows of this tensor, unless they are listed too.
+    pub(super) fn replacements(&self, tensor: &TensorAnalysis) -> Vec<Fallback> {
+        let listed = self.types.as_deref().unwrap_or_default();
+        let mut found: Vec<Fallback> = Vec::new();
+        for &wanted in listed {
+            let Ok(used) = fallback(wanted, tensor.cols as usize) else { continue };
+            if !listed.contains(&used) && !found.iter().any(|other| other.used == used) {
+                found.push(Fallback { tensor: tensor.name.clone(), wanted, used });
+            }
+        }
+        found
     }
 
     /// Measured types that this tensor may take. Never empty: a tensor without any is an error that says why.
