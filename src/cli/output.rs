@@ -87,6 +87,7 @@ pub struct QuantizeReport {
     pub seconds: Vec<StepTime>,
     #[serde(serialize_with = "by_type")]
     pub types: Vec<TypeShare>,
+    #[serde(serialize_with = "with_bits")]
     pub fallbacks: Vec<Fallback>,
 }
 
@@ -180,6 +181,7 @@ pub struct PlanReport {
     pub predicted_kld: Option<f64>,
     #[serde(serialize_with = "by_type")]
     pub types: Vec<TypeShare>,
+    #[serde(serialize_with = "with_bits")]
     pub fallbacks: Vec<Fallback>,
 }
 
@@ -278,7 +280,8 @@ fn fallback_lines(fallbacks: &[Fallback]) -> String {
             count => format!(" and {} more", count - 1),
         };
         let why = format!("rows are no whole number of {wanted} blocks");
-        line(&mut text, "fallback", &format!("{wanted} -> {used}: {}{more} ({why})", tensors[0]));
+        let bits = format!("{} instead of {} bits per weight", used.bpw(), wanted.bpw());
+        line(&mut text, "fallback", &format!("{wanted} -> {used}, {bits}: {}{more} ({why})", tensors[0]));
     }
     if !text.is_empty() {
         text.push('\n');
@@ -302,6 +305,22 @@ fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Result<S::Ok, S
         map.serialize_entry(share.ty.name(), share)?;
     }
     map.end()
+}
+
+/// Fallbacks with the bits per weight of both types.
+fn with_bits<S: Serializer>(fallbacks: &[Fallback], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Note<'a> {
+        #[serde(flatten)]
+        fallback: &'a Fallback,
+        wanted_bpw: f64,
+        used_bpw: f64,
+    }
+    serializer.collect_seq(fallbacks.iter().map(|fallback| Note {
+        fallback,
+        wanted_bpw: fallback.wanted.bpw(),
+        used_bpw: fallback.used.bpw(),
+    }))
 }
 
 #[cfg(test)]
@@ -345,6 +364,8 @@ mod tests {
         assert_eq!(json["types"], types);
         assert_eq!(json["fallbacks"][1]["tensor"], "blk.1.ffn_down.weight");
         assert_eq!(json["fallbacks"][1]["used"], "Q5_0");
+        assert_eq!(json["fallbacks"][1]["used_bpw"], 5.5);
+        assert_eq!(json["fallbacks"][1]["wanted_bpw"], 4.5);
     }
 
     #[test]
