@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         base: &base,
         quant: &quant,
         imatrix: Imatrix::read(&options.imatrix)?,
-        hessians: HessianTap::new(&device),
+        hessians: HessianTap::new(&device, None),
         found: quant.iter().map(|_| BTreeMap::new()).collect(),
     };
     stream.final_states(&base, 0..chunks.ctx, &mut meter, &Silent)?;
@@ -96,7 +96,7 @@ impl Tap for Meter<'_> {
 
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
-            let moments = hessian.normalized(self.device)?;
+            let moments = hessian.judge_matrix(self.device)?;
             for name in &hessian.weights {
                 let tensor = self.base.require(name)?;
                 let Some(weights) = importance(&self.imatrix, tensor) else { continue };

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
+    AnalysisInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense,
+    write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -18,7 +19,8 @@ use crate::kld::Report;
 use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
-use crate::sensitivity::SweepOptions;
+use crate::rounding::Method;
+use crate::sensitivity::{Sensitivities, SweepOptions};
 use crate::source::Model;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
@@ -68,6 +70,7 @@ pub struct Job<'a> {
     pub goal: Goal,
     pub seed: u64,
     pub memory: StreamOptions,
+    pub rounding: Method,
     pub output: &'a Path,
 }
 
@@ -85,6 +88,7 @@ pub struct Knowledge {
     pub analysis: Analysis,
     /// None where the goal has no use for it.
     pub imatrix: Option<Imatrix>,
+    pub sensitivities: Option<Sensitivities>,
     pub provenance: Provenance,
 }
 
@@ -93,7 +97,7 @@ impl Job<'_> {
     pub fn run(self, progress: &dyn Progress) -> Result<Outcome> {
         let mut clock = Clock::default();
         self.check_goal()?;
-        let Knowledge { analysis, imatrix, provenance } = self.learn(&mut clock, progress)?;
+        let Knowledge { analysis, imatrix, sensitivities, provenance } = self.learn(&mut clock, progress)?;
         let mut target = match &self.goal {
             Goal::Target(target) => Some(*target),
             Goal::Plan(_) => None,
@@ -106,7 +110,16 @@ impl Job<'_> {
             };
             clock.lap("plan");
             let metadata = output_metadata(self.model, imatrix.as_ref(), &provenance, Some(&plan));
-            let written = write(self.device, self.model, &plan, imatrix.as_ref(), &metadata, self.output, progress)?;
+            let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
+            let rounding = RoundingInputs {
+                method: self.rounding,
+                chunks: &chunks,
+                sensitivities: sensitivities.as_ref(),
+                memory: self.memory,
+            };
+            let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
+            let written =
+                write(self.device, self.model, &plan, imatrix.as_ref(), rounding, &metadata, self.output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;
@@ -159,7 +172,7 @@ impl Job<'_> {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;
-            return Ok(Knowledge { analysis, imatrix: None, provenance });
+            return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance });
         }
         let imatrix = match &self.imatrix {
             Some((imatrix, _)) => imatrix.clone(),
@@ -167,15 +180,19 @@ impl Job<'_> {
         };
         clock.lap("importance");
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
-        if !self.goal.needs_analysis() {
+        if !self.goal.needs_analysis() && self.rounding == Method::PLAIN {
             let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-            return Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance });
+            return Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: None, provenance });
         }
         let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
+        if !self.goal.needs_analysis() {
+            let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
+            return Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance });
+        }
         let considered = match &self.goal {
             Goal::Target(target) => self.constraints.for_target(target, &bare_analysis(self.model, &metadata, "")?),
             Goal::Plan(_) => self.constraints.clone(),
@@ -189,11 +206,12 @@ impl Job<'_> {
             types: &types,
             chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
             memory: self.memory,
+            rounding: self.rounding,
             metadata: &metadata,
         };
         let analysis = analyze(self.device, &inputs, progress)?;
         clock.lap("weigh");
-        Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
+        Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance })
     }
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {

@@ -1,10 +1,12 @@
 //! Writing: every tensor in its planned type, streamed to the file.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::analyze::{importance, slabs};
+use super::analyze::{exact_types, importance, slabs};
+use super::round::{RoundingInputs, round};
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
@@ -26,6 +28,7 @@ pub fn write(
     model: &Model,
     plan: &Plan,
     imatrix: Option<&Imatrix>,
+    rounding: Option<&RoundingInputs>,
     metadata: &Metadata,
     target: &Path,
     progress: &dyn Progress,
@@ -41,9 +44,25 @@ pub fn write(
         })
         .collect();
     let mut writer = GgufWriter::new(target, metadata, &tensors)?;
+    if let Some(rounding) = rounding {
+        let mut changed = HashMap::new();
+        for tensor in &model.tensors {
+            let ty = ty_of(&tensor.name, tensor.ty);
+            // weights on the grid of the type stay what they are
+            if ty != tensor.ty && exact_types(model, tensor, &[ty])?.is_empty() {
+                changed.insert(tensor.name.clone(), ty);
+            }
+        }
+        let mut sink = |tensor: &Tensor, bytes: &[u8]| writer.write_tensor(&tensor.name, bytes);
+        round(device, model, &changed, imatrix, rounding, &mut sink, progress)?;
+    }
     progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
     for tensor in &model.tensors {
         let ty = ty_of(&tensor.name, tensor.ty);
+        if writer.is_written(&tensor.name) {
+            progress.advance((tensor.rows * tensor.cols) as u64)?;
+            continue;
+        }
         if ty == tensor.ty {
             writer.write_tensor(&tensor.name, &model.bytes(tensor)?)?;
             progress.advance((tensor.rows * tensor.cols) as u64)?;
@@ -71,7 +90,6 @@ fn encode_tensor(
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
         let values = model.f32_rows(tensor, rows.clone())?;
-        // weights on the grid of the type stay what they are
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
             None => {

@@ -13,6 +13,7 @@ use crate::imatrix::Imatrix;
 use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;
 use crate::progress::Progress;
+use crate::rounding::hessian::{self, Moments};
 use crate::source::Model;
 
 /// How the sweep is made.
@@ -51,6 +52,7 @@ struct GradientTap<'a> {
     device: &'a Device,
     rows: HashMap<String, Vec<f64>>,
     embedding: Vec<f64>,
+    embedding_moments: Option<Moments>,
     /// Input statistics of the sweep's own tokens, for weights that the importance matrix lacks.
     inputs: Collector<'a>,
     pending: Vec<Pending>,
@@ -68,6 +70,7 @@ impl<'a> GradientTap<'a> {
             device,
             rows: HashMap::new(),
             embedding: Vec::new(),
+            embedding_moments: None,
             inputs: Collector::new(device),
             pending: Vec::new(),
         }
@@ -101,7 +104,8 @@ impl<'a> GradientTap<'a> {
             .entry(embedding.name.clone())
             .or_default()
             .push(Factor { rows: row_frequencies(token_counts, embedding.rows), cols: per_token(self.embedding) });
-        Ok(Sensitivities { factors })
+        let embedding_moments = self.embedding_moments.map(|moments| moments.mean(self.device)).transpose()?;
+        Ok(Sensitivities { factors, embedding_moments })
     }
 }
 
@@ -128,6 +132,13 @@ impl Tap for GradientTap<'_> {
     }
 
     fn embedding_gradient(&mut self, ids: &[u32], dx: &Buffer, width: usize) -> Result<()> {
+        if hessian::fits(self.device, width) {
+            if self.embedding_moments.is_none() {
+                self.embedding_moments = Some(Moments::zeroed(self.device, width)?);
+            }
+            let moments = self.embedding_moments.as_mut().expect("set above");
+            moments.add(self.device, dx, ids.len(), width)?;
+        }
         self.gather(None, dx, ids.len(), width)
     }
 

@@ -33,4 +33,7 @@ impl Factor {
 #[derive(Clone, Debug, Default)]
 pub struct Sensitivities {
     pub factors: HashMap<String, Vec<Factor>>,
+    /// Second moments of the gradient at the token embedding, `[n_embd, n_embd]`: what its errors are worth together.
+    /// None where they do not fit the device.
+    pub embedding_moments: Option<Vec<f32>>,
 }
