@@ -375,7 +375,7 @@ mod tests {
             "listen     2.25",
             "total      2.75",
             "Q4_K        3  3,000  75.0 %",
-            "Q4_K -> Q5_0: blk.0.ffn_down.weight and 1 more",
+            "Q4_K -> Q5_0, 5.5 instead of 4.5 bits per weight: blk.0.ffn_down.weight and 1 more",
             "5,225,472 bytes (4.98 MiB), 4.498 bits per weight",
             "predicted KL    0.021300 nats",
             "0.022100 ± 0.000400 nats per token on 8,192 held-out tokens",

@@ -45,15 +45,16 @@ pub fn write(
         .collect();
     let mut writer = GgufWriter::new(target, metadata, &tensors)?;
     if let Some(rounding) = rounding {
-        let mut lossy = HashMap::new();
+        let mut changed = HashMap::new();
         for tensor in &model.tensors {
             let ty = ty_of(&tensor.name, tensor.ty);
+            // weights on the grid of the type stay what they are
             if ty != tensor.ty && exact_types(model, tensor, &[ty])?.is_empty() {
-                lossy.insert(tensor.name.clone(), ty);
+                changed.insert(tensor.name.clone(), ty);
             }
         }
         let mut sink = |tensor: &Tensor, bytes: &[u8]| writer.write_tensor(&tensor.name, bytes);
-        round(device, model, &lossy, imatrix, rounding, &mut sink, progress)?;
+        round(device, model, &changed, imatrix, rounding, &mut sink, progress)?;
     }
     progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
     for tensor in &model.tensors {
@@ -89,7 +90,6 @@ fn encode_tensor(
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
         let values = model.f32_rows(tensor, rows.clone())?;
-        // weights on the grid of the type stay what they are
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
             None => {
