@@ -39,7 +39,7 @@ fn analysis(tensors: Vec<TensorAnalysis>) -> Analysis {
             block_count: 4,
             head_count: 4,
             head_count_kv: 2,
-            expert_count: 0,
+            ..ModelShape::default()
         },
         fixed_bytes: 4096,
         tensors: tensors.into_iter().chain([norm]).collect(),

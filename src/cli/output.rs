@@ -107,6 +107,30 @@ impl Report for QuantizeReport {
     }
 }
 
+/// All files of one run, for people: one line each.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Ladder(pub Vec<QuantizeReport>);
+
+impl Report for Ladder {
+    fn human(&self) -> String {
+        let right = |title| (title, Align::Right);
+        let titles = [right("bpw"), right("bytes"), right("predicted KL"), right("measured KL"), right("same top")];
+        let mut table = Table::new(&[&titles[..], &[("output", Align::Left)]].concat());
+        for report in &self.0 {
+            table.row([
+                format!("{:.3}", report.bpw),
+                grouped(report.bytes),
+                report.predicted_kld.map_or("-".to_owned(), nats),
+                with_se(report.measured_kld, report.measured_kld_se),
+                format!("{:.2} %", report.same_top * 100.0),
+                report.output.display().to_string(),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
 /// What `imatrix` did.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImatrixReport {

@@ -20,7 +20,7 @@ use crate::kernels::row_error::row_error;
 use crate::kernels::weight::Weight;
 use crate::kernels::weight_difference::weight_difference;
 use crate::plan::analysis::ANALYSIS_VERSION;
-use crate::plan::{Analysis, Candidate, ModelShape, TensorAnalysis};
+use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::hessian::HessianTap;
@@ -80,6 +80,7 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
             head_count: hparams.n_head as u32,
             head_count_kv: hparams.n_head_kv as u32,
             expert_count: 0,
+            run: Some(RunShape::of(hparams)),
         },
         fixed_bytes: fixed_bytes(model, metadata)?,
         tensors: tensors.collect(),

@@ -13,6 +13,7 @@ pub mod mixes;
 pub mod report;
 pub mod solver;
 mod units;
+pub mod vram;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ pub use constraints::{Constraints, Profile, Rule};
 pub use file::{Assignment, Plan};
 pub use ftype::Ftype;
 pub use mixes::{Fallback, Mix, ModelShape};
+pub use vram::RunShape;
 
 use crate::quant::{GgmlType, fallback};
 use solver::{Problem, Solution};
