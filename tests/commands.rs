@@ -11,6 +11,7 @@ use dq_gpu::plan::vram::DRIVER_BYTES;
 use dq_gpu::plan::{Analysis, Ftype, Plan, RunShape};
 use dq_gpu::quant::GgmlType;
 use dq_gpu::source::Model;
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -283,6 +284,13 @@ fn plans_travel_in_files() {
         assert!(lines.lines().any(|found| found == line), "no `{line}` in\n{lines}");
     }
     assert_eq!(analyzed["tensors"], matrices(&file).len());
+    let groups = made["groups"].as_array().unwrap();
+    let shares: f64 = groups.iter().map(|group| figure(group, "share")).sum();
+    assert!((shares - 1.0).abs() < 1e-9 && figure(&made["less"], "predicted_kld") > figure(&made, "predicted_kld"));
+    assert!(figure(&made["worst"][0], "share") > 0.0 && groups[0]["types"].is_object());
+    let mut command = Command::cargo_bin("dq-gpu").unwrap();
+    let people = command.args(["plan", &analysis, "--bpw", "6", "-o", &plan]).assert().success();
+    people.stdout(contains("class  ").and(contains("most damage  ")).and(contains("1 % smaller ")));
 }
 
 #[test]

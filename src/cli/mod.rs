@@ -9,6 +9,7 @@ mod inspect;
 mod kld;
 pub mod output;
 mod plan;
+mod plan_report;
 pub mod progress;
 mod quantize;
 pub mod size;

@@ -8,9 +8,10 @@ use clap::{Args, ValueHint};
 
 use super::Global;
 use super::common::{self, KeepArgs, TypeArgs};
-use super::output::{self, PlanReport, TypeShare};
+use super::output::{self, TypeShare};
+use super::plan_report::PlanReport;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
-use crate::plan::{Analysis, Target, solve_near};
+use crate::plan::{Analysis, Target, report, solve_near};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,11 +83,13 @@ fn plan(
 ) -> Result<PlanReport> {
     // an analysis of real activations is importance data
     let has_imatrix = !analysis.calibration_hash.is_empty();
-    let plan = solve_near(analysis, target, &common::constraints(&args.types, &args.keep, has_imatrix))?;
+    let constraints = common::constraints(&args.types, &args.keep, has_imatrix);
+    let plan = solve_near(analysis, target, &constraints)?;
     if let Some(path) = &tensor_types {
         write_text(path, &plan.to_tensor_types()?)?;
     }
     plan.write(&output)?;
+    let [less, more] = report::neighbours(analysis, &plan, &constraints);
     Ok(PlanReport {
         output,
         tensor_types,
@@ -94,6 +97,10 @@ fn plan(
         bpw: plan.bpw,
         predicted_kld: plan.predicted_kld,
         types: TypeShare::list(&plan.types()),
+        groups: report::groups(analysis, &plan),
+        worst: report::worst(&plan),
+        less,
+        more,
         fallbacks: plan.fallbacks,
     })
 }

@@ -104,13 +104,19 @@ fn size_problem(analysis: &Analysis, constraints: &Constraints, budget: u64) -> 
 }
 
 fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
-    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
-    let solution = problem.within(capacity).context("no plan fits the budget")?;
-    let plan = units.plan(analysis, Target::Size(budget), &solution)?;
-    if is_largest(&problem, &solution) && plan.bytes < budget {
+    let (plan, is_largest) = best_within(analysis, constraints, budget)?;
+    if is_largest && plan.bytes < budget {
         log::warn!("the largest plan has {}, less than the budget of {}", bytes_text(plan.bytes), bytes_text(budget));
     }
     Ok(plan)
+}
+
+/// The best plan of at most `budget` bytes, and whether it is the one that no budget can improve.
+fn best_within(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<(Plan, bool)> {
+    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
+    let is_largest = is_largest(&problem, &solution);
+    Ok((units.plan(analysis, Target::Size(budget), &solution)?, is_largest))
 }
 
 fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Budgeted> {
