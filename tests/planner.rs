@@ -1,7 +1,6 @@
 //! The planner from outside: budgets, optimality, rules, ties, targets, plan files.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use dq_gpu::plan::analysis::{ANALYSIS_VERSION, Analysis, Candidate, TensorAnalysis, padded};
 use dq_gpu::plan::constraints::{Constraints, Demand, Profile, Rule};
@@ -227,25 +226,27 @@ fn deepseek() -> Analysis {
     analysis(tensors)
 }
 
+/// How long this takes is measured by `benches/planner.rs`.
 #[test]
-fn a_model_of_671_billion_weights_in_two_seconds() {
+fn a_model_of_671_billion_weights() {
     let analysis = deepseek();
     assert!(analysis.tensors.len() > 850 && analysis.elements() > 660_000_000_000);
     let mut last = f64::INFINITY;
     for bpw in [2.0, 2.71, 3.5, 4.25, 5.5] {
-        let start = Instant::now();
         let plan = plan(&analysis, Target::Bpw(bpw));
-        let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "{bpw} bpw took {took:?}");
         assert!(plan.bpw <= bpw && plan.bpw > bpw - 0.001, "{}", plan.bpw);
         assert!(plan.predicted_kld.unwrap() < last);
         last = plan.predicted_kld.unwrap();
-        eprintln!("{bpw} bpw: {last:.6} nats, {} bpw, {took:?}", plan.bpw);
+        // and the other way round: no larger file is needed for this KL, up to what the cap on states costs
+        let found = self::plan(&analysis, Target::MaxKld(last));
+        let (nats, allowed) = (found.predicted_kld.unwrap(), last * (1.0 + 1e-12));
+        assert!(
+            nats <= allowed && found.bpw <= plan.bpw * (1.0 + 1e-5),
+            "{nats} of {last}, {} of {}",
+            found.bpw,
+            plan.bpw
+        );
     }
-    let start = Instant::now();
-    let found = plan(&analysis, Target::MaxKld(last));
-    eprintln!("max kld: {} bpw {:?}", found.bpw, start.elapsed());
-    assert!(found.predicted_kld.unwrap() <= last && found.bpw <= 5.5);
 }
 
 #[test]

@@ -66,6 +66,12 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
 
 /// As [`solve`], without types far coarser than the target unless only they can meet it: see [`Constraints::for_target`].
 pub fn solve_near(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    if let Target::MaxKld(_) = target {
+        // How coarse is too coarse shows when there is a plan.
+        let free = solve(analysis, target, constraints)?;
+        let near = constraints.for_target(&Target::Bpw(free.bpw), analysis);
+        return Ok(solve(analysis, target, &near).unwrap_or(free));
+    }
     solve(analysis, target, &constraints.for_target(target, analysis)).or_else(|_| solve(analysis, target, constraints))
 }
 

@@ -153,7 +153,7 @@ pub fn worst(plan: &Plan) -> Vec<Suspect> {
 pub fn neighbours(analysis: &Analysis, plan: &Plan, constraints: &Constraints) -> [Option<Neighbour>; 2] {
     let by_rule = matches!(plan.target, Target::Type(_) | Target::Pure(_));
     let Some(now) = plan.predicted_kld.filter(|_| !by_rule) else { return [None, None] };
-    let near = constraints.for_target(&plan.target, analysis);
+    let near = constraints.for_target(&Target::Bpw(plan.bpw), analysis);
     let best = |bytes: u64| {
         let (plan, _) =
             best_within(analysis, &near, bytes).or_else(|_| best_within(analysis, constraints, bytes)).ok()?;
