@@ -25,6 +25,7 @@ use dq_gpu::plan::constraints::parse_types;
 use dq_gpu::plan::{Constraints, Target};
 use dq_gpu::progress::Silent;
 use dq_gpu::quant::GgmlType;
+use dq_gpu::rounding::Method;
 use dq_gpu::source::{Model, Tensor};
 use dq_gpu::tokenizer::Tokenizer;
 
@@ -99,6 +100,7 @@ fn pairs(
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: 0,
         memory,
+        rounding: Method::PLAIN,
     };
     let known = job.learn(&mut Clock::default(), &Silent)?;
     let imatrix = known.imatrix.context("the analysis has no importance matrix")?;

@@ -12,6 +12,7 @@ use super::progress::Bars;
 use super::text::Reader;
 use crate::pipeline::quantize::{Clock, Goal, Job};
 use crate::plan::{Constraints, Target};
+use crate::rounding::Method;
 use crate::source::Model;
 
 const EXAMPLES: &str = "\
@@ -77,6 +78,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         // any goal that needs the whole analysis: the job ends before it plans
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: args.seed,
+        rounding: Method::PLAIN,
         memory: args.device.memory(),
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;

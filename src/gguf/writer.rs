@@ -47,7 +47,6 @@ pub fn file_size(metadata: &Metadata, tensors: &[TensorPlan]) -> Result<u64> {
 
 /// Where everything goes.
 struct Layout {
-    alignment: u64,
     data_start: u64,
     /// Offset and unpadded size of each tensor, from the start of the data section.
     places: Vec<(u64, u64)>,
@@ -76,7 +75,7 @@ impl Layout {
         let pairs: u64 = metadata.iter().map(|(key, value)| string_size(key) + 4 + value.size()).sum();
         let records: u64 = tensors.iter().map(TensorPlan::record_bytes).sum();
         let data_start = (FIXED_BYTES + pairs + records).next_multiple_of(alignment);
-        Ok(Layout { alignment, data_start, places, data_bytes: offset })
+        Ok(Layout { data_start, places, data_bytes: offset })
     }
 }
 
@@ -133,9 +132,11 @@ pub struct GgufWriter {
     layout: Layout,
     /// Position and type id of every metadata value of fixed size.
     scalars: HashMap<String, (u64, u32)>,
-    /// The tensor being written, and how many of its bytes are.
-    current: usize,
-    written: u64,
+    /// Bytes written of each tensor.
+    written: Vec<u64>,
+    /// Index of each tensor by its name.
+    index: HashMap<String, usize>,
+    position: u64,
 }
 
 impl GgufWriter {
@@ -154,10 +155,14 @@ impl GgufWriter {
             tensors: tensors.to_vec(),
             layout,
             scalars,
-            current: 0,
-            written: 0,
+            written: vec![0; tensors.len()],
+            index: tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect(),
+            position: 0,
         };
-        writer.put(&bytes)?;
+        writer.put(0, &bytes)?;
+        // the padding after tensors, whatever the order they come in
+        let size = writer.file_size();
+        writer.out.get_ref().set_len(size).map_err(|error| cannot_write(target, error))?;
         Ok(writer)
     }
 
@@ -166,31 +171,26 @@ impl GgufWriter {
         self.layout.data_start + self.layout.data_bytes
     }
 
-    /// Writes the next bytes of tensor `name`. Tensors come in the order given to [`GgufWriter::new`], each in as
-    /// many chunks as one likes.
+    /// Writes the next bytes of tensor `name`. Tensors come in any order, each in as many chunks as one likes.
     ///
-    /// Fails on a tensor out of turn, one byte too many, or a failed write.
+    /// Fails on a tensor that was not announced, one byte too many, or a failed write.
     pub fn write_tensor(&mut self, name: &str, chunk: &[u8]) -> Result<()> {
-        let Some(tensor) = self.tensors.get(self.current) else {
-            bail!("all tensors are written already, but more came for `{name}`");
+        let Some(&index) = self.index.get(name) else {
+            bail!("a tensor came that is not in the header: `{name}`");
         };
-        if tensor.name != name {
-            let (_, bytes) = self.layout.places[self.current];
-            bail!("tensor `{name}` came when `{}` had {} of {bytes} bytes", tensor.name, self.written);
+        let (offset, bytes) = self.layout.places[index];
+        let written = self.written[index];
+        if chunk.len() as u64 > bytes - written {
+            bail!("tensor `{name}` has {bytes} bytes, but {} came", written + chunk.len() as u64);
         }
-        let (_, bytes) = self.layout.places[self.current];
-        if chunk.len() as u64 > bytes - self.written {
-            bail!("tensor `{name}` has {bytes} bytes, but {} came", self.written + chunk.len() as u64);
-        }
-        self.put(chunk)?;
-        self.written += chunk.len() as u64;
-        if self.written == bytes {
-            let padded = bytes.next_multiple_of(self.layout.alignment);
-            self.put(&vec![0; (padded - bytes) as usize])?;
-            self.current += 1;
-            self.written = 0;
-        }
+        self.put(self.layout.data_start + offset + written, chunk)?;
+        self.written[index] += chunk.len() as u64;
         Ok(())
+    }
+
+    /// Whether all bytes of a tensor are written.
+    pub fn is_written(&self, name: &str) -> bool {
+        self.index.get(name).is_some_and(|&index| self.written[index] == self.layout.places[index].1)
     }
 
     /// Replaces a metadata value of fixed size by one of the same type.
@@ -205,13 +205,7 @@ impl GgufWriter {
         }
         let mut bytes = Vec::new();
         value.put(&mut bytes);
-        let patched = (|| {
-            let end = self.out.stream_position()?;
-            self.out.seek(SeekFrom::Start(position))?;
-            self.out.write_all(&bytes)?;
-            self.out.seek(SeekFrom::Start(end))
-        })();
-        patched.map(drop).map_err(|error| cannot_write(&self.target, error))
+        self.put(position, &bytes)
     }
 
     /// The temporary file, complete so far, for reading before it gets its name.
@@ -226,9 +220,10 @@ impl GgufWriter {
     ///
     /// Fails if a tensor is unfinished, or the file cannot be synced or renamed; the temporary file is then removed.
     pub fn finish(self) -> Result<u64> {
-        if let Some(tensor) = self.tensors.get(self.current) {
-            let (_, bytes) = self.layout.places[self.current];
-            bail!("tensor `{}` is unfinished: {} of {bytes} bytes were written", tensor.name, self.written);
+        for ((tensor, (_, bytes)), written) in self.tensors.iter().zip(&self.layout.places).zip(&self.written) {
+            if written < bytes {
+                bail!("tensor `{}` is unfinished: {written} of {bytes} bytes were written", tensor.name);
+            }
         }
         let size = self.file_size();
         let target = self.target;
@@ -240,8 +235,16 @@ impl GgufWriter {
         Ok(size)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).map_err(|error| cannot_write(&self.target, error))
+    fn put(&mut self, position: u64, bytes: &[u8]) -> Result<()> {
+        let mut write = || {
+            // a seek empties the buffer
+            if position != self.position {
+                self.out.seek(SeekFrom::Start(position))?;
+            }
+            self.position = position + bytes.len() as u64;
+            self.out.write_all(bytes)
+        };
+        write().map_err(|error| cannot_write(&self.target, error))
     }
 }
 

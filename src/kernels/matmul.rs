@@ -60,6 +60,11 @@ pub fn matmul_rows(dev: &Device, x: &Buffer, w: &Weight, y: &Buffer, n: usize, r
     product(dev, x, w, None, y, n, rows, false)
 }
 
+/// y `[n, rows.len()]` += x `[n, k]` times the given rows of W.
+pub fn matmul_rows_add(dev: &Device, x: &Buffer, w: &Weight, y: &Buffer, n: usize, rows: Range<usize>) -> Result<()> {
+    product(dev, x, w, None, y, n, rows, true)
+}
+
 #[expect(clippy::too_many_arguments)]
 fn product(
     dev: &Device,

@@ -13,6 +13,7 @@ pub mod gram;
 pub mod kld;
 pub mod matmul;
 pub mod matmul_transposed;
+pub mod recode;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;

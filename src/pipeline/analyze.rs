@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 use anyhow::Result;
 
 use super::metadata::fixed_bytes;
+use super::sample::Sample;
 use crate::arch::tensor_class::{importance_names, may_quantize};
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
@@ -14,15 +16,14 @@ use crate::forward::{Stream, StreamOptions};
 use crate::gguf::Metadata;
 use crate::imatrix::Imatrix;
 use crate::kernels::encode::encode;
-use crate::kernels::matmul::matmul;
-use crate::kernels::row_dot::row_dot;
 use crate::kernels::row_error::row_error;
 use crate::kernels::weight::Weight;
-use crate::kernels::weight_difference::weight_difference;
 use crate::plan::analysis::ANALYSIS_VERSION;
 use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
+use crate::rounding::Method;
+use crate::rounding::feedback::Rounders;
 use crate::rounding::hessian::HessianTap;
 use crate::sensitivity::{Factor, Sensitivities};
 use crate::source::{Model, Tensor};
@@ -31,7 +32,7 @@ use crate::source::{Model, Tensor};
 const SLAB_BYTES: usize = 32 << 20;
 
 /// Rows of a tensor on which errors are measured with the full second moments.
-const SAMPLED_ROWS: usize = 512;
+const SAMPLED_ROWS: usize = 256;
 
 /// What an analysis is made from.
 pub struct AnalysisInputs<'a> {
@@ -44,6 +45,8 @@ pub struct AnalysisInputs<'a> {
     /// Text from which the second moments are taken.
     pub chunks: &'a Chunks,
     pub memory: StreamOptions,
+    /// How tensors will be rounded.
+    pub rounding: Method,
     /// Metadata of the file to be written, which counts in its size.
     pub metadata: &'a Metadata,
 }
@@ -98,7 +101,7 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
     let mut weigher = Weigher {
         device,
         inputs,
-        hessians: HessianTap::new(device),
+        hessians: HessianTap::new(device, (inputs.rounding != Method::PLAIN).then_some(2)),
         quantizable: analysis.quantizable().map(|tensor| tensor.name.clone()).collect(),
         found: HashMap::new(),
     };
@@ -108,7 +111,11 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
         entry.candidates = match weigher.found.remove(&entry.name) {
             Some(candidates) => candidates,
             // Read by no linear layer: an embedding of its own.
-            None => candidates(device, inputs, inputs.model.require(&entry.name)?, None)?,
+            None => {
+                let tensor = inputs.model.require(&entry.name)?;
+                let moments = weigher.embedding_moments(tensor)?;
+                candidates(device, inputs, tensor, moments)?
+            }
         };
     }
     progress.end();
@@ -131,10 +138,12 @@ impl Tap for Weigher<'_> {
 
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
-            let moments = hessian.normalized(self.device)?;
+            let judge = Rc::new(hessian.judge_matrix(self.device)?);
+            let fit = hessian.fit.mean(self.device)?;
             for name in hessian.weights.iter().filter(|name| self.quantizable.contains(*name)) {
                 let tensor = self.inputs.model.require(name)?;
-                let found = candidates(self.device, self.inputs, tensor, Some(&moments))?;
+                let moments = self.moments(tensor, judge.clone(), &fit)?;
+                let found = candidates(self.device, self.inputs, tensor, Some(moments))?;
                 self.found.insert(name.clone(), found);
             }
         }
@@ -142,12 +151,66 @@ impl Tap for Weigher<'_> {
     }
 }
 
-/// `hessian`, if there is one, is E[x x^T] of the input that the tensor's first factor belongs to.
+impl<'a> Weigher<'a> {
+    /// The moments of a weight whose input has the second moments `fit`; if it is the embedding too, it has two roles.
+    fn moments(&self, tensor: &Tensor, judge: Rc<Weight>, fit: &[f32]) -> Result<SecondMoments<'a>> {
+        let mut judges = vec![judge];
+        let h = match role_mixture(self.inputs.sensitivities, &tensor.name, fit) {
+            Some(mixture) => {
+                judges.extend(self.embedding_judge(tensor)?);
+                mixture
+            }
+            None => fit.to_vec(),
+        };
+        Ok(SecondMoments { judges, rounders: self.rounders(h, tensor)? })
+    }
+
+    fn embedding_moments(&self, tensor: &Tensor) -> Result<Option<SecondMoments<'a>>> {
+        let Some(judge) = self.embedding_judge(tensor)? else { return Ok(None) };
+        let h = self.inputs.sensitivities.embedding_moments.clone().unwrap_or_default();
+        Ok(Some(SecondMoments { judges: vec![judge], rounders: self.rounders(h, tensor)? }))
+    }
+
+    fn embedding_judge(&self, tensor: &Tensor) -> Result<Option<Rc<Weight>>> {
+        let moments = self.inputs.sensitivities.embedding_moments.as_ref();
+        let judge = |values: &Vec<f32>| {
+            let bytes = bytemuck::cast_slice(values);
+            Weight::upload(self.device, "embedding moments", GgmlType::F32, tensor.cols, tensor.cols, bytes)
+        };
+        Ok(moments.map(judge).transpose()?.map(Rc::new))
+    }
+
+    fn rounders(&self, h: Vec<f32>, tensor: &Tensor) -> Result<Option<Rounders<'a>>> {
+        let method = self.inputs.rounding;
+        let rounders = (method != Method::PLAIN).then(|| Rounders::new(self.device, h, tensor.cols, method));
+        rounders.transpose()
+    }
+}
+
+/// The second moments to round with for a tensor that is read by a linear layer and is the token embedding too: those of both
+/// roles, each counting what its errors cost. None for tensors of one role.
+pub fn role_mixture(sensitivities: &Sensitivities, name: &str, input: &[f32]) -> Option<Vec<f32>> {
+    let factors = sensitivities.factors.get(name)?;
+    let [reader, embedding] = factors.as_slice() else { return None };
+    let gradient = sensitivities.embedding_moments.as_ref()?;
+    let worth = |factor: &Factor| factor.rows.iter().map(|row| f64::from(*row)).sum::<f64>() as f32;
+    let (reader, embedding) = (worth(reader), worth(embedding));
+    Some(input.iter().zip(gradient).map(|(h, g)| reader * h + embedding * g).collect())
+}
+
+/// The second moments behind a tensor's factors.
+struct SecondMoments<'a> {
+    /// What errors are measured with, in the order of the factors; those that are missing have their diagonal only.
+    judges: Vec<Rc<Weight>>,
+    /// How the tensor will be rounded, if not by plain encoding.
+    rounders: Option<Rounders<'a>>,
+}
+
 fn candidates(
     device: &Device,
     inputs: &AnalysisInputs,
     tensor: &Tensor,
-    hessian: Option<&Weight>,
+    moments: Option<SecondMoments>,
 ) -> Result<Vec<Candidate>> {
     let weights = importance(inputs.imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
     let Some(factors) = inputs.sensitivities.factors.get(&tensor.name) else {
@@ -178,10 +241,25 @@ fn candidates(
             }
         }
     }
-    if let Some(hessian) = hessian {
-        let sample = Sample::new(device, inputs.model, tensor)?;
+    if let Some(mut moments) = moments {
+        let sample = Sample::new(device, inputs.model, tensor, SAMPLED_ROWS)?;
         for (candidate, nats) in found.iter().zip(&mut nats) {
-            nats[0] *= sample.correction(candidate.ty, &encode_weights, (&factors[0], &columns[0]), hessian)?;
+            let encoded = sample.encode(candidate.ty, &encode_weights)?;
+            let rounded = match &mut moments.rounders {
+                Some(rounders) => {
+                    sample.upload(candidate.ty, &rounders.round(candidate.ty, &sample.values, &weights)?)?
+                }
+                None => sample.encode(candidate.ty, &encode_weights)?,
+            };
+            for (role, (factor, columns)) in factors.iter().zip(&columns).enumerate() {
+                let plain = sample.total(&sample.diagonal_errors(&encoded, columns)?, Some(factor));
+                let real = match moments.judges.get(role) {
+                    Some(h) => sample.errors(&rounded, h)?,
+                    None => sample.diagonal_errors(&rounded, columns)?,
+                };
+                let real = sample.total(&real, Some(factor));
+                nats[role] *= if real > 0.0 && plain > 0.0 { real / plain } else { 1.0 };
+            }
         }
     }
     for (candidate, nats) in found.iter_mut().zip(&nats) {
@@ -190,52 +268,6 @@ fn candidates(
     found.retain(|candidate| candidate.ty != tensor.ty);
     found.push(blank(tensor.ty, tensor));
     Ok(found)
-}
-
-/// Some rows of a tensor, evenly spread: enough to tell how far the diagonal of H misjudges a type's errors.
-struct Sample<'a> {
-    device: &'a Device,
-    rows: Vec<usize>,
-    cols: usize,
-    x: Buffer,
-}
-
-impl<'a> Sample<'a> {
-    fn new(device: &'a Device, model: &Model, tensor: &Tensor) -> Result<Self> {
-        let rows: Vec<usize> = (0..tensor.rows).step_by(tensor.rows.div_ceil(SAMPLED_ROWS)).collect();
-        let mut values = Vec::with_capacity(rows.len() * tensor.cols);
-        for row in &rows {
-            values.extend(model.f32_rows(tensor, *row..row + 1)?);
-        }
-        Ok(Sample { device, cols: tensor.cols, x: device.upload("sampled rows", &values)?, rows })
-    }
-
-    /// sum g dw^T H dw over sum g dw^T diag(H) dw of the sampled rows.
-    fn correction(
-        &self,
-        ty: GgmlType,
-        importance: &Buffer,
-        (factor, columns): (&Factor, &Buffer),
-        hessian: &Weight,
-    ) -> Result<f64> {
-        let (device, n, k) = (self.device, self.rows.len(), self.cols);
-        let encoded = encode(device, ty, &self.x, importance, n, k)?;
-        let dw = device.alloc("weight differences", n * k * size_of::<f32>())?;
-        let product = device.alloc("weight differences times H", n * k * size_of::<f32>())?;
-        let out = device.alloc("row errors", 2 * n * size_of::<f32>())?;
-        weight_difference(device, &self.x, &encoded, &dw)?;
-        matmul(device, &dw, hessian, None, &product, n, false)?;
-        row_dot(device, &dw, &product, &out, n, k)?;
-        let full = device.read_range::<f32>(&out, 0, n)?;
-        let no_means = device.upload("means", &vec![0f32; k])?;
-        row_error(device, &self.x, &encoded, 0..n, (columns, &no_means), &out)?;
-        let diagonal: Vec<f32> = device.read::<f32>(&out)?.into_iter().step_by(2).collect();
-        let weighted = |errors: &[f32]| -> f64 {
-            self.rows.iter().zip(errors).map(|(row, e)| f64::from(factor.rows[*row]) * f64::from(*e)).sum()
-        };
-        let (full, diagonal) = (weighted(&full), weighted(&diagonal));
-        Ok(if full > 0.0 && diagonal > 0.0 { full / diagonal } else { 1.0 })
-    }
 }
 
 /// A candidate that costs nothing yet; the source type stays so, since its bytes are copied.

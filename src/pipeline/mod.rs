@@ -6,10 +6,13 @@ mod listen;
 mod metadata;
 mod prove;
 pub mod quantize;
+mod round;
+mod sample;
 mod write;
 
 pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
 pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
 pub use prove::{Scoring, prove, report};
+pub use round::{RoundingInputs, round};
 pub use write::{Written, write};

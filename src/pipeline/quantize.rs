@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense, write,
+    AnalysisInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense,
+    write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -18,7 +19,8 @@ use crate::kld::Report;
 use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
-use crate::sensitivity::SweepOptions;
+use crate::rounding::Method;
+use crate::sensitivity::{Sensitivities, SweepOptions};
 use crate::source::Model;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
@@ -69,6 +71,7 @@ pub struct Job<'a> {
     pub goals: &'a [Goal],
     pub seed: u64,
     pub memory: StreamOptions,
+    pub rounding: Method,
 }
 
 /// What the job did.
@@ -86,6 +89,7 @@ pub struct Knowledge {
     pub analysis: Analysis,
     /// None where the goal has no use for it.
     pub imatrix: Option<Imatrix>,
+    pub sensitivities: Option<Sensitivities>,
     pub provenance: Provenance,
 }
 
@@ -115,7 +119,7 @@ impl Job<'_> {
         mut clock: Clock,
         progress: &dyn Progress,
     ) -> Result<Outcome> {
-        let Knowledge { analysis, imatrix, provenance } = knowledge;
+        let Knowledge { analysis, imatrix, sensitivities, provenance } = knowledge;
         let mut target = match goal {
             Goal::Target(target) => Some(*target),
             Goal::Plan(_) => None,
@@ -128,7 +132,16 @@ impl Job<'_> {
             };
             clock.lap("plan");
             let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
-            let written = write(self.device, self.model, &plan, imatrix.as_ref(), &metadata, output, progress)?;
+            let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
+            let rounding = RoundingInputs {
+                method: self.rounding,
+                chunks: &chunks,
+                sensitivities: sensitivities.as_ref(),
+                memory: self.memory,
+            };
+            let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
+            let written =
+                write(self.device, self.model, &plan, imatrix.as_ref(), rounding, &metadata, output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;
@@ -187,7 +200,7 @@ impl Job<'_> {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;
-            return Ok(Knowledge { analysis, imatrix: None, provenance });
+            return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance });
         }
         let imatrix = match &self.imatrix {
             Some((imatrix, _)) => imatrix.clone(),
@@ -195,17 +208,21 @@ impl Job<'_> {
         };
         clock.lap("importance");
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
-        if !self.goals.iter().any(Goal::needs_analysis) {
-            let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-            return Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance });
+        let bare = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
+        let needs_analysis = self.goals.iter().any(Goal::needs_analysis);
+        if !needs_analysis && self.rounding == Method::PLAIN {
+            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
         }
         let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
+        if !needs_analysis {
+            let sensitivities = Some(sensitivities);
+            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities, provenance });
+        }
         // What any of the targets may use.
-        let bare = bare_analysis(self.model, &metadata, "")?;
         let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, &bare)).collect();
         let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
         let types: Vec<GgmlType> = self.types.iter().copied().filter(is_considered).collect();
@@ -217,11 +234,12 @@ impl Job<'_> {
             types: &types,
             chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
             memory: self.memory,
+            rounding: self.rounding,
             metadata: &metadata,
         };
         let analysis = analyze(self.device, &inputs, progress)?;
         clock.lap("weigh");
-        Ok(Knowledge { analysis, imatrix: Some(imatrix), provenance })
+        Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance })
     }
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::analyze::{importance, slabs};
+use super::round::{RoundingInputs, round};
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
@@ -20,11 +21,13 @@ pub struct Written {
 }
 
 /// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
+#[expect(clippy::too_many_arguments, reason = "one step of the job: all that it reads")]
 pub fn write(
     device: &Device,
     model: &Model,
     plan: &Plan,
     imatrix: Option<&Imatrix>,
+    rounding: Option<&RoundingInputs>,
     metadata: &Metadata,
     target: &Path,
     progress: &dyn Progress,
@@ -40,9 +43,19 @@ pub fn write(
         })
         .collect();
     let mut writer = GgufWriter::new(target, metadata, &tensors)?;
+    if let Some(rounding) = rounding {
+        let changed = model.tensors.iter().map(|tensor| (tensor, ty_of(&tensor.name, tensor.ty)));
+        let changed = changed.filter(|(tensor, ty)| *ty != tensor.ty).map(|(tensor, ty)| (tensor.name.clone(), ty));
+        let mut sink = |tensor: &Tensor, bytes: &[u8]| writer.write_tensor(&tensor.name, bytes);
+        round(device, model, &changed.collect(), imatrix, rounding, &mut sink, progress)?;
+    }
     progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
     for tensor in &model.tensors {
         let ty = ty_of(&tensor.name, tensor.ty);
+        if writer.is_written(&tensor.name) {
+            progress.advance((tensor.rows * tensor.cols) as u64)?;
+            continue;
+        }
         if ty == tensor.ty {
             writer.write_tensor(&tensor.name, &model.bytes(tensor)?)?;
             progress.advance((tensor.rows * tensor.cols) as u64)?;

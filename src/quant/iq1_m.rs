@@ -3,11 +3,13 @@
 use pulp::{Scalar, Simd};
 
 use super::GgmlType;
+use super::codebook::book::Word;
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
 use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, f16_bits, f16_value};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, f16_bits, f16_value};
+use super::recode::{Choice, Worded};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -34,7 +36,7 @@ impl BlockFormat for Iq1M {
     #[inline(always)]
     fn decode(block: &Block, out: &mut [f32]) {
         let scales = block.scales.map(u16::from_le_bytes);
-        let d = f16_value(scales[0] >> 12 | scales[1] >> 12 << 4 | scales[2] >> 12 << 8 | scales[3] >> 12 << 12);
+        let d = super_scale(&scales);
         for (group, out) in out.chunks_exact_mut(8).enumerate() {
             let step = d * (2 * (scales[group / 8] >> (3 * (group / 2 % 4)) & 7) + 1) as f32;
             let high = (block.high[group / 2] >> (4 * (group % 2))) as usize;
@@ -75,4 +77,33 @@ impl BlockFormat for Iq1M {
         }
         block.scales = scales.map(u16::to_le_bytes);
     }
+}
+
+impl Worded for Iq1M {
+    const UNIT: usize = 8;
+
+    fn step(block: &Block, unit: usize) -> (f32, f32) {
+        let scales = block.scales.map(u16::from_le_bytes);
+        let scale = scales[unit / 8] >> (3 * (unit / 2 % 4)) & 7;
+        (super_scale(&scales) * (2 * scale + 1) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes) -> Choice {
+        shifted::choose(simd, x, w, step, None)
+    }
+
+    fn set_word(block: &mut Block, unit: usize, words: [Word; 2], _: u32) {
+        let number = shifted::number(words[0]);
+        block.codewords[unit] = number as u8;
+        let high = (number >> 8) as u8 | (is_down(words[0]) as u8) << 3;
+        let shift = 4 * (unit % 2);
+        block.high[unit / 2] = block.high[unit / 2] & !(15 << shift) | high << shift;
+    }
+}
+
+/// The f16 in the top four bits of each word of scales.
+#[inline(always)]
+fn super_scale(scales: &[u16; 4]) -> f32 {
+    f16_value(scales[0] >> 12 | scales[1] >> 12 << 4 | scales[2] >> 12 << 8 | scales[3] >> 12 << 12)
 }

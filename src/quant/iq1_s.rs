@@ -3,11 +3,13 @@
 use pulp::{Scalar, Simd};
 
 use super::GgmlType;
+use super::codebook::book::Word;
 use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
 use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
+use super::recode::{Choice, Worded};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -71,5 +73,29 @@ impl BlockFormat for Iq1S {
                 block.high[b] = high.to_le_bytes();
             }
         }
+    }
+}
+
+impl Worded for Iq1S {
+    const UNIT: usize = 8;
+
+    fn step(block: &Block, unit: usize) -> (f32, f32) {
+        let high = u16::from_le_bytes(block.high[unit / 4]);
+        let step = read_f16(block.d) * (2 * (high >> 12 & 7) + 1) as f32;
+        // all words of a sub-block keep the shift that was found with its scale
+        (step, if high >> 15 == 1 { -SHIFT * step } else { SHIFT * step })
+    }
+
+    #[inline(always)]
+    fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes) -> Choice {
+        shifted::choose(simd, x, w, step, Some(0.0))
+    }
+
+    fn set_word(block: &mut Block, unit: usize, words: [Word; 2], _: u32) {
+        let (b, group) = (unit / 4, unit % 4);
+        let number = shifted::number(words[0]);
+        block.codewords[b][group] = number as u8;
+        let kept = u16::from_le_bytes(block.high[b]) & !(7 << (3 * group));
+        block.high[b] = (kept | (number >> 8) << (3 * group)).to_le_bytes();
     }
 }

@@ -3,14 +3,15 @@
 use pulp::{Scalar, Simd};
 
 use super::GgmlType;
-use super::codebook::book::{self, Book};
-use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::book::{self, Book, Word};
+use super::codebook::coder::{self, Signed, SignedCoder, signs};
 use super::codebook::nearest::Ternary;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::factor;
 use super::codebook::{IQ2_LEVELS, grids, iq2_values};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
+use super::recode::{Choice, Worded};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -89,5 +90,27 @@ impl BlockFormat for Iq2S {
                 block.signs[group] = signs::<Self, 16>(&tile, lane, 8 * half, &[word]) as u8;
             }
         }
+    }
+}
+
+impl Worded for Iq2S {
+    const UNIT: usize = 8;
+
+    fn step(block: &Block, unit: usize) -> (f32, f32) {
+        let scale = block.scales[unit / 4] >> (4 * (unit / 2 % 2)) & 15;
+        (read_f16(block.d) * (2 * scale + 1) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes) -> Choice {
+        coder::choose::<S, Self, 8, 1>(simd, x, w, step)
+    }
+
+    fn set_word(block: &mut Block, unit: usize, words: [Word; 2], signs: u32) {
+        let number = Self::book().number(words[0]);
+        block.codewords[unit] = number as u8;
+        let kept = block.high[unit / 4] & !(3 << (2 * (unit % 4)));
+        block.high[unit / 4] = kept | ((number >> 8) as u8) << (2 * (unit % 4));
+        block.signs[unit] = signs as u8;
     }
 }

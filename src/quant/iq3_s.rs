@@ -3,14 +3,15 @@
 use pulp::{Scalar, Simd};
 
 use super::GgmlType;
-use super::codebook::book::{self, Book};
-use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::book::{self, Book, Word};
+use super::codebook::coder::{self, Signed, SignedCoder, signs};
 use super::codebook::nearest::Octal;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::factor;
 use super::codebook::{grids, odd_values};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
+use super::recode::{Choice, Worded};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -95,5 +96,28 @@ impl BlockFormat for Iq3S {
                 }
             }
         }
+    }
+}
+
+impl Worded for Iq3S {
+    const UNIT: usize = 4;
+
+    fn step(block: &Block, unit: usize) -> (f32, f32) {
+        let scale = block.scales[unit / 16] >> (4 * (unit / 8 % 2)) & 15;
+        (read_f16(block.d) * (2 * scale + 1) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes) -> Choice {
+        coder::choose::<S, Self, 4, 1>(simd, x, w, step)
+    }
+
+    fn set_word(block: &mut Block, unit: usize, words: [Word; 2], signs: u32) {
+        let (b, group) = (unit / 8, unit % 8);
+        let number = Self::book().number(words[0]);
+        block.codewords[b][group] = number as u8;
+        block.high[b] = block.high[b] & !(1 << group) | ((number >> 8) as u8) << group;
+        let shift = 4 * (group % 2);
+        block.signs[b][group / 2] = block.signs[b][group / 2] & !(15 << shift) | (signs as u8) << shift;
     }
 }

@@ -3,14 +3,15 @@
 use pulp::{Scalar, Simd};
 
 use super::GgmlType;
-use super::codebook::book::{self, Book};
-use super::codebook::coder::{Signed, SignedCoder, signs};
+use super::codebook::book::{self, Book, Word};
+use super::codebook::coder::{self, Signed, SignedCoder, signs};
 use super::codebook::nearest::Octal;
 use super::codebook::scales::{Plan, search};
 use super::codebook::signs::{expand, factor};
 use super::codebook::{grids, odd_values};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
+use super::recode::{Choice, Worded};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -90,5 +91,28 @@ impl BlockFormat for Iq3Xxs {
                 block.signs[b] = packed.to_le_bytes();
             }
         }
+    }
+}
+
+impl Worded for Iq3Xxs {
+    const UNIT: usize = 8;
+
+    fn step(block: &Block, unit: usize) -> (f32, f32) {
+        let scale = block.signs[unit / 4][3] >> 4;
+        (read_f16(block.d) * (2 * scale + 1) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes) -> Choice {
+        coder::choose::<S, Self, 8, 2>(simd, x, w, step)
+    }
+
+    fn set_word(block: &mut Block, unit: usize, words: [Word; 2], signs: u32) {
+        let (b, pair) = (unit / 4, unit % 4);
+        for (half, word) in words.into_iter().enumerate() {
+            block.codewords[b][2 * pair + half] = Self::book().number(word) as u8;
+        }
+        let kept = u32::from_le_bytes(block.signs[b]) & !(127 << (7 * pair));
+        block.signs[b] = (kept | (signs & 127) << (7 * pair)).to_le_bytes();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Levels, ScaleFit, extremes, level_codes};
 use super::{GgmlType, nibbles};
 
@@ -73,6 +74,19 @@ impl BlockFormat for Iq4Nl {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(fit.scale[i]), codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Stepped for Iq4Nl {
+    type Levels = Table;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = nibbles::pack(codes);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::codec::BlockFormat;
 use super::iq4_nl::{LEVELS, Table};
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 use super::{GgmlType, nibbles};
@@ -39,10 +40,8 @@ impl BlockFormat for Iq4Xs {
     #[inline(always)]
     fn decode(block: &Block, out: &mut [f32]) {
         let d = read_f16(block.d);
-        let high = u16::from_le_bytes(block.scales_high);
         for (b, out) in out.chunks_exact_mut(32).enumerate() {
-            let scale = (block.scales_low[b / 2] >> (4 * (b % 2)) & 15) as u16 | (high >> (2 * b) & 3) << 4;
-            let step = d * (scale as i32 - 32) as f32;
+            let step = d * scale(block, b);
             for (out, code) in out.iter_mut().zip(nibbles::unpack(&block.codes[b])) {
                 *out = step * LEVELS[code as usize] as f32;
             }
@@ -62,9 +61,33 @@ impl BlockFormat for Iq4Xs {
                 let scale = small_integer(fit.integer[lanes + b] + 32.0);
                 block.scales_low[b / 2] |= (scale & 15) << (4 * (b % 2));
                 high |= ((scale >> 4) as u16) << (2 * b);
-                block.codes[b] = nibbles::pack(&codes[lanes + b]);
             }
             block.scales_high = high.to_le_bytes();
+            Self::set_codes(block, codes[lanes..lanes + 8].as_flattened());
         }
     }
+}
+
+impl Stepped for Iq4Xs {
+    type Levels = Table;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        (read_f16(block.d) * scale(block, sub), 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (bytes, codes) in block.codes.iter_mut().zip(codes.as_chunks::<32>().0) {
+            *bytes = nibbles::pack(codes);
+        }
+    }
+}
+
+/// The integer scale of a sub-block.
+#[inline(always)]
+fn scale(block: &Block, sub: usize) -> f32 {
+    let low = block.scales_low[sub / 2] >> (4 * (sub % 2)) & 15;
+    let high = u16::from_le_bytes(block.scales_high) >> (2 * sub) & 3;
+    (low as i32 + 16 * high as i32 - 32) as f32
 }

@@ -37,6 +37,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub mod recode;
 mod search;
 mod super_block;
 mod ternary;

@@ -2,6 +2,7 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, Rows, SubBlocks, clamp, map};
+use super::recode::Stepped;
 use super::search::{level_codes, scale_error};
 use super::{GgmlType, e2m1, nibbles};
 
@@ -65,5 +66,18 @@ impl BlockFormat for Mxfp4 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { exponent: best[i] as u8, codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Stepped for Mxfp4 {
+    type Levels = e2m1::Levels;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (half_scale(block.exponent), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = nibbles::pack(codes);
     }
 }

@@ -2,7 +2,7 @@
 
 /// Low nibbles of 32 codes.
 #[inline(always)]
-pub(super) fn pack(codes: &[u8; 32]) -> [u8; 16] {
+pub(super) fn pack(codes: &[u8]) -> [u8; 16] {
     std::array::from_fn(|j| (codes[j] & 15) | (codes[j + 16] << 4))
 }
 
@@ -14,7 +14,7 @@ pub(super) fn unpack(bytes: &[u8; 16]) -> [u8; 32] {
 
 /// The fifth bits of 32 codes, weight `j` in bit `j`.
 #[inline(always)]
-pub(super) fn pack_high(codes: &[u8; 32]) -> [u8; 4] {
+pub(super) fn pack_high(codes: &[u8]) -> [u8; 4] {
     let mut bits = 0u32;
     for (j, code) in codes.iter().enumerate() {
         bits |= ((*code as u32 >> 4) & 1) << j;

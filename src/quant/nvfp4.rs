@@ -3,6 +3,7 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, clamp, map, round_even};
+use super::recode::Stepped;
 use super::search::{level_codes, scale_error};
 use super::{GgmlType, e2m1};
 
@@ -86,6 +87,21 @@ impl BlockFormat for Nvfp4 {
             let Some(block) = blocks.get_mut(lane / 4) else { break };
             block.scales[lane % 4] = *scale as u8;
             block.codes[lane % 4] = std::array::from_fn(|j| codes[j] | codes[j + 8] << 4);
+        }
+    }
+}
+
+impl Stepped for Nvfp4 {
+    type Levels = e2m1::Levels;
+    const SUB: usize = 16;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        (half_scale(block.scales[sub]), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (bytes, codes) in block.codes.iter_mut().zip(codes.as_chunks::<16>().0) {
+            *bytes = std::array::from_fn(|j| codes[j] | codes[j + 8] << 4);
         }
     }
 }

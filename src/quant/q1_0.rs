@@ -3,6 +3,8 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, ZERO, read_f16, write_f16};
+use super::recode::Stepped;
+use super::search::Levels;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -45,6 +47,36 @@ impl BlockFormat for Q1_0 {
             for n in 0..128 {
                 block.signs[n / 8] |= ((tile.x[n][i] >= 0.0) as u8) << (n % 8);
             }
+        }
+    }
+}
+
+/// Minus and plus one.
+pub(super) struct Signs;
+
+impl Levels for Signs {
+    #[inline(always)]
+    fn nearest(y: f32) -> f32 {
+        if y >= 0.0 { 1.0 } else { -1.0 }
+    }
+
+    #[inline(always)]
+    fn code(y: f32) -> u8 {
+        u8::from(y >= 0.0)
+    }
+}
+
+impl Stepped for Q1_0 {
+    type Levels = Signs;
+    const SUB: usize = 128;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (byte, codes) in block.signs.iter_mut().zip(codes.as_chunks::<8>().0) {
+            *byte = (0..8).fold(0, |bits, n| bits | codes[n] << n);
         }
     }
 }

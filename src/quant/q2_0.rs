@@ -3,6 +3,7 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::recode::Stepped;
 use super::search::Integers;
 use super::ternary;
 
@@ -39,7 +40,21 @@ impl BlockFormat for Q2_0 {
         let d = f16_bits(weights.scale::<Levels, true>());
         let codes = weights.codes::<Levels>(f16_value(d));
         blocks[0].d = d.to_le_bytes();
-        for (byte, codes) in blocks[0].codes.iter_mut().zip(codes.as_flattened().as_chunks::<4>().0) {
+        Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Stepped for Q2_0 {
+    type Levels = Levels;
+    const SUB: usize = 64;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (byte, codes) in block.codes.iter_mut().zip(codes.as_chunks::<4>().0) {
             *byte = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6;
         }
     }

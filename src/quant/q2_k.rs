@@ -2,7 +2,8 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -58,7 +59,7 @@ impl BlockFormat for Q2K {
         let codes = affine_codes(&tile, &map(|i| fit.d[i] * fit.scale[i]), &map(|i| -(fit.d_min[i] * fit.min[i])), TOP);
         blocks[0] = Block {
             scales: std::array::from_fn(|i| small_integer(fit.scale[i]) | small_integer(fit.min[i]) << 4),
-            codes: pack(&codes),
+            codes: pack(codes.as_flattened()),
             d: write_f16(fit.d[0]),
             d_min: write_f16(fit.d_min[0]),
         };
@@ -66,13 +67,27 @@ impl BlockFormat for Q2K {
 }
 
 #[inline(always)]
-fn pack(codes: &Codes<16>) -> [[u8; 32]; 2] {
+fn pack(codes: &[u8]) -> [[u8; 32]; 2] {
     let mut bytes = [[0; 32]; 2];
-    for (s, codes) in codes.iter().enumerate() {
+    for (s, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
         let (k, start) = (s / 2, 16 * (s % 2));
         for (l, code) in codes.iter().enumerate() {
             bytes[k / 4][start + l] |= code << (2 * (k % 4));
         }
     }
     bytes
+}
+
+impl Stepped for Q2K {
+    type Levels = Integers<0, 3>;
+    const SUB: usize = 16;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        let scale = block.scales[sub];
+        (read_f16(block.d) * (scale & 15) as f32, -(read_f16(block.d_min) * (scale >> 4) as f32))
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = pack(codes);
+    }
 }

@@ -2,7 +2,8 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 
@@ -58,25 +59,42 @@ impl BlockFormat for Q3K {
         let fit = symmetric::<Integers<-4, 3>, Integers<-32, 31>, 16>(&tile, LANES, &PLAN);
         let codes = level_codes::<Integers<-4, 3>, 16>(&tile, &map(|i| fit.d[i] * fit.integer[i]));
         let scales = fit.integer.map(|scale| small_integer(scale + 32.0));
-        blocks[0] = pack(write_f16(fit.d[0]), &scales, &codes);
+        let mut block =
+            Block { high: [0; 32], low: [[0; 32]; 2], scales: pack_scales(&scales), d: write_f16(fit.d[0]) };
+        Self::set_codes(&mut block, codes.as_flattened());
+        blocks[0] = block;
+    }
+}
+
+impl Stepped for Q3K {
+    type Levels = Integers<-4, 3>;
+    const SUB: usize = 16;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        (read_f16(block.d) * (unpack_scales(&block.scales)[sub] as i32 - 32) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        (block.high, block.low) = ([0; 32], [[0; 32]; 2]);
+        for (s, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
+            let (k, start) = (s / 2, 16 * (s % 2));
+            for (l, code) in codes.iter().enumerate() {
+                block.low[k / 4][start + l] |= (code & 3) << (2 * (k % 4));
+                block.high[start + l] |= (code >> 2) << k;
+            }
+        }
     }
 }
 
 #[inline(always)]
-fn pack(d: [u8; 2], scales: &[u8; LANES], codes: &Codes<16>) -> Block {
-    let mut block = Block { high: [0; 32], low: [[0; 32]; 2], scales: [0; 12], d };
+fn pack_scales(scales: &[u8; LANES]) -> [u8; 12] {
+    let mut bytes = [0; 12];
     for (j, scale) in scales.iter().enumerate() {
-        block.scales[j % 8] |= (scale & 15) << (4 * (j / 8));
-        block.scales[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
+        bytes[j % 8] |= (scale & 15) << (4 * (j / 8));
+        bytes[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
     }
-    for (s, codes) in codes.iter().enumerate() {
-        let (k, start) = (s / 2, 16 * (s % 2));
-        for (l, code) in codes.iter().enumerate() {
-            block.low[k / 4][start + l] |= (code & 3) << (2 * (k % 4));
-            block.high[start + l] |= (code >> 2) << k;
-        }
-    }
-    block
+    bytes
 }
 
 #[inline(always)]

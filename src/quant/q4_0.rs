@@ -2,6 +2,7 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, ScaleFit, extremes, level_codes};
 use super::{GgmlType, nibbles};
 
@@ -47,5 +48,18 @@ impl BlockFormat for Q4_0 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(fit.scale[i]), codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Stepped for Q4_0 {
+    type Levels = Levels;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = nibbles::pack(codes);
     }
 }

@@ -2,7 +2,8 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
-use super::search::{AffineFit, Grid, Moments, affine_codes, range, round_affine};
+use super::recode::Stepped;
+use super::search::{AffineFit, Grid, Integers, Moments, affine_codes, range, round_affine};
 use super::{GgmlType, nibbles};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -50,5 +51,18 @@ impl BlockFormat for Q4_1 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(d[i]), m: write_f16(m[i]), codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Stepped for Q4_1 {
+    type Levels = Integers<0, 15>;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), read_f16(block.m))
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = nibbles::pack(codes);
     }
 }

@@ -3,6 +3,7 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -57,10 +58,24 @@ impl BlockFormat for Q4K {
             block.d = write_f16(fit.d[lanes]);
             block.d_min = write_f16(fit.d_min[lanes]);
             block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
-            for (c, bytes) in block.codes.iter_mut().enumerate() {
-                let (even, odd) = (&codes[lanes + 2 * c], &codes[lanes + 2 * c + 1]);
-                *bytes = std::array::from_fn(|l| even[l] | odd[l] << 4);
-            }
+            Self::set_codes(block, codes[lanes..lanes + 8].as_flattened());
+        }
+    }
+}
+
+impl Stepped for Q4K {
+    type Levels = Integers<0, 15>;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        let (scales, mins) = unpack_scales(&block.scales);
+        (read_f16(block.d) * scales[sub] as f32, -(read_f16(block.d_min) * mins[sub] as f32))
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (bytes, codes) in block.codes.iter_mut().zip(codes.as_chunks::<64>().0) {
+            *bytes = std::array::from_fn(|l| codes[l] | codes[l + 32] << 4);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, ScaleFit, extremes, level_codes};
 use super::{GgmlType, nibbles};
 
@@ -52,5 +53,19 @@ impl BlockFormat for Q5_0 {
                 codes: nibbles::pack(&codes[i]),
             };
         }
+    }
+}
+
+impl Stepped for Q5_0 {
+    type Levels = Levels;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.high = nibbles::pack_high(codes);
+        block.codes = nibbles::pack(codes);
     }
 }

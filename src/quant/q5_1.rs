@@ -2,7 +2,8 @@
 
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
-use super::search::{AffineFit, Grid, Moments, affine_codes, range, round_affine};
+use super::recode::Stepped;
+use super::search::{AffineFit, Grid, Integers, Moments, affine_codes, range, round_affine};
 use super::{GgmlType, nibbles};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -56,5 +57,19 @@ impl BlockFormat for Q5_1 {
                 codes: nibbles::pack(&codes[i]),
             };
         }
+    }
+}
+
+impl Stepped for Q5_1 {
+    type Levels = Integers<0, 31>;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), read_f16(block.m))
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.high = nibbles::pack_high(codes);
+        block.codes = nibbles::pack(codes);
     }
 }

@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, write_f16};
 use super::q4_k::{pack_scales, unpack_scales};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -61,13 +62,28 @@ impl BlockFormat for Q5K {
             block.d = write_f16(fit.d[lanes]);
             block.d_min = write_f16(fit.d_min[lanes]);
             block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
-            let codes = &codes[lanes..lanes + 8];
-            // one byte after the other: this order vectorizes
-            block.high = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (codes[b][l] >> 4) << b));
-            for (c, bytes) in block.codes.iter_mut().enumerate() {
-                let (even, odd) = (&codes[2 * c], &codes[2 * c + 1]);
-                *bytes = std::array::from_fn(|l| (even[l] & 15) | odd[l] << 4);
-            }
+            Self::set_codes(block, codes[lanes..lanes + 8].as_flattened());
+        }
+    }
+}
+
+impl Stepped for Q5K {
+    type Levels = Integers<0, 31>;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        let (scales, mins) = unpack_scales(&block.scales);
+        (read_f16(block.d) * scales[sub] as f32, -(read_f16(block.d_min) * mins[sub] as f32))
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        let codes = codes.as_chunks::<32>().0;
+        // one byte after the other: this order vectorizes
+        block.high = std::array::from_fn(|l| (0..8).fold(0, |bits, b| bits | (codes[b][l] >> 4) << b));
+        for (c, bytes) in block.codes.iter_mut().enumerate() {
+            let (even, odd) = (&codes[2 * c], &codes[2 * c + 1]);
+            *bytes = std::array::from_fn(|l| (even[l] & 15) | odd[l] << 4);
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{Codes, LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 
@@ -58,21 +59,32 @@ impl BlockFormat for Q6K {
         let tile = SubBlocks::<16>::load(rows, first * LANES, LANES);
         let fit = symmetric::<Integers<-32, 31>, Integers<-128, 127>, 16>(&tile, LANES, &PLAN);
         let codes = level_codes::<Integers<-32, 31>, 16>(&tile, &map(|i| fit.d[i] * fit.integer[i]));
-        blocks[0] = pack(write_f16(fit.d[0]), fit.integer.map(small_integer), &codes);
+        let (d, scales) = (write_f16(fit.d[0]), fit.integer.map(small_integer));
+        let mut block = Block { low: [[0; 64]; 2], high: [[0; 32]; 2], scales, d };
+        Self::set_codes(&mut block, codes.as_flattened());
+        blocks[0] = block;
     }
 }
 
-#[inline(always)]
-fn pack(d: [u8; 2], scales: [u8; 16], codes: &Codes<16>) -> Block {
-    let mut block = Block { low: [[0; 64]; 2], high: [[0; 32]; 2], scales, d };
-    for (s, codes) in codes.iter().enumerate() {
-        let (k, start) = (s / 2, 16 * (s % 2));
-        let k_half = k % 4;
-        for (l, code) in codes.iter().enumerate() {
-            let l = start + l;
-            block.low[k / 4][l + 32 * (k_half % 2)] |= (code & 15) << (4 * (k_half / 2));
-            block.high[k / 4][l] |= (code >> 4) << (2 * k_half);
+impl Stepped for Q6K {
+    type Levels = Integers<-32, 31>;
+    const SUB: usize = 16;
+
+    fn step(block: &Block, sub: usize) -> (f32, f32) {
+        (read_f16(block.d) * (block.scales[sub] as i8) as f32, 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        (block.low, block.high) = ([[0; 64]; 2], [[0; 32]; 2]);
+        for (s, codes) in codes.as_chunks::<16>().0.iter().enumerate() {
+            let (k, start) = (s / 2, 16 * (s % 2));
+            let k_half = k % 4;
+            for (l, code) in codes.iter().enumerate() {
+                let l = start + l;
+                block.low[k / 4][l + 32 * (k_half % 2)] |= (code & 15) << (4 * (k_half / 2));
+                block.high[k / 4][l] |= (code >> 4) << (2 * k_half);
+            }
         }
     }
-    block
 }

@@ -3,6 +3,7 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, max, read_f16, reciprocal, round_f16, write_f16};
+use super::recode::Stepped;
 use super::search::{Grid, Integers, level_codes, range, scale_error};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -55,5 +56,18 @@ impl BlockFormat for Q8_0 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(best[i]), codes: codes[i].map(|code| code.wrapping_sub(127)) };
         }
+    }
+}
+
+impl Stepped for Q8_0 {
+    type Levels = Levels;
+    const SUB: usize = 32;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        block.codes = std::array::from_fn(|n| codes[n].wrapping_sub(127));
     }
 }

@@ -3,6 +3,7 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::recode::Stepped;
 use super::search::Integers;
 use super::ternary;
 
@@ -51,8 +52,21 @@ impl BlockFormat for Tq1_0 {
         let weights = ternary::Block::<16>::load(rows, first);
         let d = f16_bits(weights.scale::<Levels, false>());
         let codes = weights.codes::<Levels>(f16_value(d));
-        let (codes, block) = (codes.as_flattened(), &mut blocks[0]);
-        block.d = d.to_le_bytes();
+        blocks[0].d = d.to_le_bytes();
+        Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Stepped for Tq1_0 {
+    type Levels = Levels;
+    const SUB: usize = 256;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
         for (first, start, length, digits) in RUNS {
             for m in 0..length {
                 let mut number = 0u16;

@@ -3,6 +3,7 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::recode::Stepped;
 use super::search::Integers;
 use super::ternary;
 
@@ -41,7 +42,21 @@ impl BlockFormat for Tq2_0 {
         let d = f16_bits(weights.scale::<Levels, true>());
         let codes = weights.codes::<Levels>(f16_value(d));
         blocks[0].d = d.to_le_bytes();
-        for (bytes, codes) in blocks[0].codes.iter_mut().zip(codes.as_flattened().chunks_exact(128)) {
+        Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Stepped for Tq2_0 {
+    type Levels = Levels;
+    const SUB: usize = 256;
+
+    fn step(block: &Block, _: usize) -> (f32, f32) {
+        (read_f16(block.d), 0.0)
+    }
+
+    #[inline(always)]
+    fn set_codes(block: &mut Block, codes: &[u8]) {
+        for (bytes, codes) in block.codes.iter_mut().zip(codes.as_chunks::<128>().0) {
             for (m, byte) in bytes.iter_mut().enumerate() {
                 *byte = codes[m] | codes[m + 32] << 2 | codes[m + 64] << 4 | codes[m + 96] << 6;
             }

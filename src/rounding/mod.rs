@@ -1,3 +1,23 @@
-//! The second moments of a layer's inputs, with which errors are weighed.
+//! Choosing codes with all of a layer's second moments H in view: errors of columns make good each other.
+//! [`hessian`] gathers H, [`coupling`] says what one column's error asks of the others, [`feedback`] rounds.
 
+pub mod coupling;
+pub mod feedback;
 pub mod hessian;
+
+/// Added to the diagonal of H, relative to its mean.
+pub const DAMPING: f32 = 0.01;
+
+/// How codes are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Whether columns are rounded one after the other, each making good the errors of those before it (LDLQ).
+    pub feedback: bool,
+    /// Times that all columns are rounded again with the errors of all others in view.
+    pub descents: usize,
+}
+
+impl Method {
+    /// Every block for itself, by importance alone.
+    pub const PLAIN: Method = Method { feedback: false, descents: 0 };
+}

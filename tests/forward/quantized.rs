@@ -23,7 +23,7 @@ pub fn written(model: &Model, path: &Path, ty: impl Fn(usize) -> GgmlType) -> Mo
     let types: BTreeMap<String, GgmlType> =
         analysis.quantizable().enumerate().map(|(n, tensor)| (tensor.name.clone(), ty(n))).collect();
     let plan = Plan::new(&analysis, Target::Bpw(1.0), &types, Vec::new()).unwrap();
-    let file = write(&Device::cpu(), model, &plan, None, &model.metadata, path, &Silent).unwrap();
+    let file = write(&Device::cpu(), model, &plan, None, None, &model.metadata, path, &Silent).unwrap();
     file.writer.finish().unwrap();
     Model::open(path).unwrap()
 }

@@ -6,7 +6,9 @@ use pulp::{Scalar, Simd};
 
 use super::book::{Book, Word};
 use super::nearest::{Half, HalfCosts, Halves, get, get_bits, nearest, nearest_flipped, registers, set, set_bits};
+use super::signs::factor;
 use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
+use crate::quant::recode::Choice;
 
 /// Codewords of sub-blocks of `GROUPS` groups; bits above them are the coder's.
 pub type Words<const GROUPS: usize> = [[Word; LANES]; GROUPS];
@@ -196,7 +198,7 @@ impl<S: Simd, F: Signed, const N: usize, const GROUPS: usize> Coder<GROUPS> for 
 pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first: usize, words: &[Word]) -> u32 {
     let per_word = 2 * F::Half::WEIGHTS;
     let (mut signs, mut cheapest, mut cost) = (0u32, 0, f32::INFINITY);
-    for n in 0..8 {
+    for n in 0..N.min(8) {
         let (x, w) = (tile.x[first + n][lane], tile.w[first + n][lane]);
         signs |= ((x < 0.0) as u32) << n;
         let level = level::<Scalar, F::Half>(Scalar, words[n / per_word], n % per_word);
@@ -206,6 +208,30 @@ pub fn signs<F: Signed, const N: usize>(tile: &SubBlocks<N>, lane: usize, first:
         }
     }
     if F::PARITY > 0 && signs.count_ones() % 2 == 1 { signs ^ 1 << cheapest } else { signs }
+}
+
+/// The cheapest codewords and signs of `WORDS` groups of weights `x`, whose errors count `w`.
+#[inline(always)]
+pub fn choose<S: Simd, F: Signed, const N: usize, const WORDS: usize>(
+    simd: S,
+    x: &[Lanes; 8],
+    w: &[f32; 8],
+    step: &Lanes,
+) -> Choice {
+    let tile = SubBlocks::<N> { x: std::array::from_fn(|n| x[n]), w: std::array::from_fn(|n| [w[n]; LANES]) };
+    let trial = SignedCoder::<S, F, N, WORDS>::new(simd, &tile).code(step);
+    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8] };
+    choice.words[..WORDS].copy_from_slice(&trial.words);
+    for lane in 0..LANES {
+        let words: [Word; WORDS] = std::array::from_fn(|word| trial.words[word][lane]);
+        let signs = signs::<F, N>(&tile, lane, 0, &words);
+        choice.signs[lane] = signs;
+        for n in 0..N {
+            let level = level::<Scalar, F::Half>(Scalar, words[n * WORDS / N], n % (N / WORDS));
+            choice.values[n][lane] = step[lane] * F::value(level) * factor(signs, n);
+        }
+    }
+    choice
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! The coder of IQ1: signed ternary codewords, all moved up or down by an eighth.
 
-use pulp::Simd;
+use pulp::{Scalar, Simd};
 
 use super::book::{self, Word};
 use super::coder::{Coder, Trial, level};
 use super::nearest::{Half, HalfCosts, Halves, Nearest, Ternary, get, nearest, registers, set, set_bits};
-use crate::quant::lanes::{Lanes, SubBlocks, Tile, ZERO, map};
+use crate::quant::lanes::{LANES, Lanes, SubBlocks, Tile, ZERO, map};
+use crate::quant::recode::Choice;
 
 /// What a codeword is moved by; the sign is chosen.
 pub const SHIFT: f32 = 0.125;
@@ -106,6 +107,31 @@ impl<'a, S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> Shift
         let words = words.map(|words| simd.select_u32s(is_down, words[1], words[0]));
         (simd.select_f32s(is_down, down, up), words)
     }
+}
+
+/// The cheapest codewords of eight weights `x`, whose errors count `w`; moved by `shift`, or either way without one.
+#[inline(always)]
+pub fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes, shift: Option<f32>) -> Choice {
+    let tile = SubBlocks::<8> { x: *x, w: std::array::from_fn(|n| [w[n]; LANES]) };
+    let mut coder = ShiftedCoder::<S, 8, 1, false>::new(simd, &tile);
+    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8] };
+    for r in 0..registers::<S>() {
+        let scale = get::<S>(step, r);
+        let word = match shift {
+            Some(shift) => coder.nearest(0, scale, shift, r).word,
+            None => coder.search(scale, r).1[0],
+        };
+        set_bits::<S>(&mut choice.words[0], r, word);
+    }
+    for lane in 0..LANES {
+        let word = choice.words[0][lane];
+        let shift = shift.unwrap_or(if is_down(word) { -SHIFT } else { SHIFT });
+        for n in 0..8 {
+            let level = level::<Scalar, Ternary>(Scalar, word, n) as f32 - 1.0;
+            choice.values[n][lane] = step[lane] * (level + shift);
+        }
+    }
+    choice
 }
 
 /// Whether a word moves down.

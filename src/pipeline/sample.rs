@@ -1,0 +1,72 @@
+//! Some rows of a tensor, evenly spread: enough to judge how well it is encoded.
+
+use anyhow::Result;
+
+use crate::device::{Buffer, Device};
+use crate::kernels::encode::encode;
+use crate::kernels::matmul::matmul;
+use crate::kernels::row_dot::row_dot;
+use crate::kernels::row_error::row_error;
+use crate::kernels::weight::Weight;
+use crate::kernels::weight_difference::weight_difference;
+use crate::quant::GgmlType;
+use crate::sensitivity::Factor;
+use crate::source::{Model, Tensor};
+
+/// Sampled rows and their numbers in the tensor.
+pub struct Sample<'a> {
+    device: &'a Device,
+    pub rows: Vec<usize>,
+    pub values: Vec<f32>,
+    cols: usize,
+    x: Buffer,
+}
+
+impl<'a> Sample<'a> {
+    /// At most `most` rows.
+    pub fn new(device: &'a Device, model: &Model, tensor: &Tensor, most: usize) -> Result<Self> {
+        let rows: Vec<usize> = (0..tensor.rows).step_by(tensor.rows.div_ceil(most)).collect();
+        let mut values = Vec::with_capacity(rows.len() * tensor.cols);
+        for row in &rows {
+            values.extend(model.f32_rows(tensor, *row..row + 1)?);
+        }
+        Ok(Sample { device, cols: tensor.cols, x: device.upload("sampled rows", &values)?, rows, values })
+    }
+
+    /// The rows, each block encoded for itself.
+    pub fn encode(&self, ty: GgmlType, importance: &Buffer) -> Result<Weight> {
+        encode(self.device, ty, &self.x, importance, self.rows.len(), self.cols)
+    }
+
+    /// The rows from the bytes of a GGUF tensor.
+    pub fn upload(&self, ty: GgmlType, bytes: &[u8]) -> Result<Weight> {
+        Weight::upload(self.device, "sampled rows", ty, self.rows.len(), self.cols, bytes)
+    }
+
+    /// `dw H dw^T` of each row.
+    pub fn errors(&self, encoded: &Weight, h: &Weight) -> Result<Vec<f32>> {
+        let (device, n, k) = (self.device, self.rows.len(), self.cols);
+        let dw = device.alloc("weight differences", n * k * size_of::<f32>())?;
+        let product = device.alloc("weight differences times H", n * k * size_of::<f32>())?;
+        let out = device.alloc("row errors", n * size_of::<f32>())?;
+        weight_difference(device, &self.x, encoded, &dw)?;
+        matmul(device, &dw, h, None, &product, n, false)?;
+        row_dot(device, &dw, &product, &out, n, k)?;
+        device.read::<f32>(&out)
+    }
+
+    /// `sum_j cols[j] dw_j^2` of each row.
+    pub fn diagonal_errors(&self, encoded: &Weight, cols: &Buffer) -> Result<Vec<f32>> {
+        let (device, n) = (self.device, self.rows.len());
+        let out = device.alloc("row errors", 2 * n * size_of::<f32>())?;
+        let no_means = device.upload("means", &vec![0f32; self.cols])?;
+        row_error(device, &self.x, encoded, 0..n, (cols, &no_means), &out)?;
+        Ok(device.read::<f32>(&out)?.into_iter().step_by(2).collect())
+    }
+
+    /// The sum of row errors as `factor` weighs the rows, or plainly.
+    pub fn total(&self, errors: &[f32], factor: Option<&Factor>) -> f64 {
+        let weight = |row: usize| factor.map_or(1.0, |factor| f64::from(factor.rows[row]));
+        self.rows.iter().zip(errors).map(|(row, error)| weight(*row) * f64::from(*error)).sum()
+    }
+}
