@@ -76,11 +76,10 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         types: &types,
         constraints: Constraints::default(),
         // any goal that needs the whole analysis: the job ends before it plans
-        goal: Goal::Target(Target::MaxKld(0.0)),
+        goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: args.seed,
         rounding: Method::PLAIN,
         memory: args.device.memory(),
-        output: &args.output,
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;
     analysis.write(&args.output)?;

@@ -23,6 +23,7 @@ pub struct Written {
 }
 
 /// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
+#[expect(clippy::too_many_arguments, reason = "one step of the job: all that it reads")]
 pub fn write(
     device: &Device,
     model: &Model,
