@@ -100,6 +100,7 @@ fn pairs(
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: 0,
         memory,
+        rounds: 0,
         rounding: Method::PLAIN,
     };
     let known = job.learn(&mut Clock::default(), &Silent)?;

@@ -93,6 +93,11 @@ impl Chunks {
         self.range(0..count.clamp(1, self.len()))
     }
 
+    /// The chunks from `first` on, `count` of them at most.
+    pub fn after(&self, first: usize, count: usize) -> Self {
+        self.range(first.min(self.len())..(first + count).min(self.len()))
+    }
+
     fn range(&self, chunks: Range<usize>) -> Self {
         let tokens = self.tokens[chunks.start * self.ctx..chunks.end * self.ctx].to_vec();
         let hash = hash(&tokens);

@@ -81,6 +81,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: args.seed,
         rounding: args.rounding.method(),
+        rounds: 0,
         memory: args.device.memory(),
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;

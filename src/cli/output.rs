@@ -13,6 +13,7 @@ use super::Global;
 use super::table::{Align, Table, bytes, grouped};
 use crate::gguf::Summary;
 use crate::kld;
+use crate::pipeline::refine::Round;
 use crate::plan::Fallback;
 use crate::quant::GgmlType;
 
@@ -83,6 +84,9 @@ pub struct QuantizeReport {
     pub tokens: usize,
     /// Name of the device that did the work.
     pub device: String,
+    /// What each round of moving the plan found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<Round>,
     #[serde(serialize_with = "by_step")]
     pub seconds: Vec<StepTime>,
     #[serde(serialize_with = "by_type")]
@@ -100,12 +104,26 @@ impl Report for QuantizeReport {
         if let Some(kld) = self.predicted_kld {
             line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
         }
+        for (number, round) in self.rounds.iter().enumerate() {
+            line(&mut text, &format!("round {}", number + 1), &round_line(round));
+        }
         let (kld, tokens) = (with_se(self.measured_kld, self.measured_kld_se), grouped(self.tokens as u64));
         line(&mut text, "measured KL", &format!("{kld} nats per token on {tokens} held-out tokens"));
         line(&mut text, "same top token", &format!("{:.2} %", self.same_top * 100.0));
         line(&mut text, "device", &self.device);
         text
     }
+}
+
+fn round_line(round: &Round) -> String {
+    let [low, high] = round.comparison.difference_ci95.map(|nats| 1e6 * nats);
+    format!(
+        "{} moved, KL {} {:+.1}e-6 nats [{low:+.1}, {high:+.1}]: {}",
+        bytes(round.moved_bytes),
+        nats(round.before),
+        1e6 * round.comparison.difference,
+        if round.accepted { "accepted" } else { "refused" }
+    )
 }
 
 /// All files of one run, for people: one line each.
@@ -331,6 +349,7 @@ mod tests {
             same_top: 0.934,
             tokens: 8192,
             device: "CPU".into(),
+            rounds: Vec::new(),
             seconds: vec![
                 StepTime { step: "read".into(), seconds: 0.5 },
                 StepTime { step: "listen".into(), seconds: 2.25 },

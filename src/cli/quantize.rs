@@ -64,6 +64,9 @@ pub struct QuantizeArgs {
     pub seed: u64,
     #[command(flatten)]
     pub rounding: RoundingArgs,
+    /// Times that the plan is moved after its file was measured, while that lowers the KL [default: 0, or 2 with --effort max]
+    #[arg(long, value_name = "N", help_heading = "Rounding")]
+    pub rounds: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -114,6 +117,7 @@ fn work(
         goals: &goals(args, wanted, &model)?,
         seed: args.seed,
         rounding: args.rounding.method(),
+        rounds: args.rounds.unwrap_or_else(|| args.rounding.effort.rounds()),
         memory: args.device.memory(),
     };
     let mut reports: Vec<QuantizeReport> = Vec::new();
@@ -141,6 +145,7 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         same_top: outcome.report.all.same_top,
         tokens: outcome.report.all.tokens,
         device,
+        rounds: outcome.rounds,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
         types: TypeShare::of_file(&GgufFile::open(&outcome.output)?.summary()),
         fallbacks: outcome.plan.fallbacks,

@@ -30,6 +30,13 @@ pub enum Effort {
     Max,
 }
 
+impl Effort {
+    /// Rounds of refinement unless the user says how many.
+    pub fn rounds(self) -> usize {
+        if matches!(self, Effort::Max) { 2 } else { 0 }
+    }
+}
+
 impl RoundingArgs {
     /// What the two options mean together.
     pub fn method(&self) -> Method {

@@ -50,7 +50,12 @@ pub fn prove(
 
 /// The statistics of a comparison over `chunks`, in all and by domain.
 pub fn report(divergence: &Divergence, chunks: &Chunks) -> Result<Report> {
-    let records: Vec<TokenRecord> = divergence
+    Report::new(&records(divergence, chunks), &chunks.domains)
+}
+
+/// What a comparison over `chunks` found, token by token.
+pub fn records(divergence: &Divergence, chunks: &Chunks) -> Vec<TokenRecord> {
+    divergence
         .tokens
         .iter()
         .zip(&divergence.chunks)
@@ -62,6 +67,5 @@ pub fn report(divergence: &Divergence, chunks: &Chunks) -> Result<Report> {
             chunk: *chunk,
             domain: chunks.domain[*chunk as usize],
         })
-        .collect();
-    Report::new(&records, &chunks.domains)
+        .collect()
 }

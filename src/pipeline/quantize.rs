@@ -6,16 +6,17 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
+use super::refine::{Round, TUNING_TOKENS, Tuning, mean, moved, repredicted};
 use super::{
     AnalysisInputs, FileInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata,
     prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
-use crate::forward::StreamOptions;
-use crate::gguf::Value;
+use crate::forward::{Stream, StreamOptions};
+use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
-use crate::kld::Report;
+use crate::kld::{Report, compare};
 use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -72,6 +73,14 @@ pub struct Job<'a> {
     pub seed: u64,
     pub memory: StreamOptions,
     pub rounding: Method,
+    /// Times that the plan may be moved after its file was measured.
+    pub rounds: usize,
+}
+
+/// A plan and its file, which has no name yet.
+struct Draft {
+    plan: Plan,
+    writer: GgufWriter,
 }
 
 /// What the job did.
@@ -80,6 +89,8 @@ pub struct Outcome {
     pub plan: Plan,
     pub bytes: u64,
     pub report: Report,
+    /// What each round of refinement found.
+    pub rounds: Vec<Round>,
     /// Name and seconds of each step, in order.
     pub steps: Vec<(String, f64)>,
 }
@@ -119,7 +130,7 @@ impl Job<'_> {
         mut clock: Clock,
         progress: &dyn Progress,
     ) -> Result<Outcome> {
-        let Knowledge { analysis, imatrix, sensitivities, provenance } = knowledge;
+        let analysis = &knowledge.analysis;
         let mut target = match goal {
             Goal::Target(target) => Some(*target),
             Goal::Plan(_) => None,
@@ -131,20 +142,14 @@ impl Job<'_> {
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
-            let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
-            let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
-            let rounding = RoundingInputs {
-                method: self.rounding,
-                chunks: &chunks,
-                sensitivities: sensitivities.as_ref(),
-                memory: self.memory,
-            };
-            let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
-            let inputs =
-                FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
-            let written = write(self.device, &inputs, output, progress)?;
-            let mut writer = written.writer;
+            let mut draft = self.write(plan, knowledge, output, progress)?;
             clock.lap("write");
+            let mut rounds = Vec::new();
+            if let Some(Target::Size(_) | Target::Bpw(_)) = target {
+                rounds = self.refine(&mut draft, knowledge, output, progress)?;
+                clock.lap("refine");
+            }
+            let Draft { plan, mut writer } = draft;
             let report = self.measure(writer.readable()?, progress)?;
             clock.lap("prove");
             if let (Some(Target::MaxKld(wanted)), Goal::Target(Target::MaxKld(asked))) = (&mut target, goal)
@@ -163,9 +168,67 @@ impl Job<'_> {
             writer.patch(MEASURED_KLD, Value::F32(report.all.mean_kld as f32))?;
             writer.patch(MEASURED_TOKENS, Value::U32(report.all.tokens as u32))?;
             let bytes = writer.finish()?;
-            return Ok(Outcome { output: output.to_owned(), plan, bytes, report, steps: clock.laps });
+            return Ok(Outcome { output: output.to_owned(), plan, bytes, report, rounds, steps: clock.laps });
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// Writes a file that has no name yet.
+    fn write(&self, plan: Plan, knowledge: &Knowledge, output: &Path, progress: &dyn Progress) -> Result<Draft> {
+        let Knowledge { imatrix, sensitivities, provenance, .. } = knowledge;
+        let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
+        let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
+        let rounding = RoundingInputs {
+            method: self.rounding,
+            chunks: &chunks,
+            sensitivities: sensitivities.as_ref(),
+            memory: self.memory,
+        };
+        let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
+        let inputs =
+            FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
+        let writer = write(self.device, &inputs, output, progress)?;
+        Ok(Draft { plan, writer })
+    }
+
+    /// Moves the plan of `draft` while that lowers the KL on text that neither rounding nor the proof uses.
+    fn refine(
+        &self,
+        draft: &mut Draft,
+        knowledge: &Knowledge,
+        output: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Round>> {
+        let mut rounds = Vec::new();
+        let ctx = self.calibration.ctx;
+        let chunks = self.calibration.after(HESSIAN_TOKENS / ctx, TUNING_TOKENS / ctx);
+        if self.rounds == 0 {
+            return Ok(rounds);
+        }
+        if chunks.len() < 2 {
+            log::warn!("--rounds: no calibration text is left to measure on, so the plan stays as it is");
+            return Ok(rounds);
+        }
+        let stream = Stream::new(self.device, self.model, &chunks.tokens, ctx, self.memory)?;
+        let tuning = Tuning::new(&stream, self.model, &chunks, progress)?;
+        let mut measured = tuning.measure(draft.writer.readable()?, None, progress)?;
+        for _ in 0..self.rounds {
+            let analysis = &knowledge.analysis;
+            let corrections = tuning.corrections(draft.writer.readable()?, &draft.plan, analysis, progress)?;
+            draft.plan = repredicted(&draft.plan, analysis, &corrections)?;
+            let solve = |analysis: &Analysis| solve_near(analysis, &draft.plan.target, &self.constraints);
+            let Some((plan, moved_bytes)) = moved(analysis, &draft.plan, &corrections, solve)? else { break };
+            let mut trial = self.write(plan, knowledge, output, progress)?;
+            let trial_measured = tuning.measure(trial.writer.readable()?, None, progress)?;
+            let comparison = compare(&measured, &trial_measured)?;
+            let accepted = comparison.improves();
+            rounds.push(Round { corrections, moved_bytes, before: mean(&measured), comparison, accepted });
+            if !accepted {
+                break;
+            }
+            (*draft, measured) = (trial, trial_measured);
+        }
+        Ok(rounds)
     }
 
     /// Refuses what no plan can meet before anything is measured. The stand-in for the importance matrix makes metadata of

@@ -29,13 +29,8 @@ pub struct FileInputs<'a> {
     pub metadata: &'a Metadata,
 }
 
-/// A file whose tensors are written but which has not got its final name yet.
-pub struct Written {
-    pub writer: GgufWriter,
-}
-
 /// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
-pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn Progress) -> Result<Written> {
+pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn Progress) -> Result<GgufWriter> {
     let FileInputs { model, plan, imatrix, rounding, metadata } = *inputs;
     let ty_of = |name: &str, source| plan.ty(name).unwrap_or(source);
     let tensors: Vec<TensorPlan> = model
@@ -78,7 +73,7 @@ pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn
         })?;
     }
     progress.end();
-    Ok(Written { writer })
+    Ok(writer)
 }
 
 /// Encodes `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it.
