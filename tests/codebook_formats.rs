@@ -1,7 +1,7 @@
 //! The codebook, ternary and four-bit float formats from outside: decoding against gguf-py and ggml, encoding against its
 //! promises.
 
-use dq_gpu::quant::lossless::on_grid;
+use dq_gpu::quant::lossless::{Precision, on_grid};
 use dq_gpu::quant::{self, GgmlType};
 use proptest::prelude::*;
 
@@ -144,16 +144,16 @@ fn weights_on_a_grid_are_told_from_others() {
     use GgmlType::*;
     for ty in [TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0] {
         let mut weights = decode(ty, &valid_blocks(ty, 40, 7));
-        assert!(on_grid(ty, &weights), "{ty}");
+        assert!(on_grid(ty, &weights, Precision::F32), "{ty}");
         let last = weights.len() - 1;
         weights[last] = weights[last] * 1.01 + 1e-4;
-        assert!(!on_grid(ty, &weights), "{ty}");
-        assert!(!on_grid(ty, &gaussian(9, 512)), "{ty}");
-        assert!(!on_grid(ty, &[0.0; 31]), "{ty}: not a whole block");
+        assert!(!on_grid(ty, &weights, Precision::F32), "{ty}");
+        assert!(!on_grid(ty, &gaussian(9, 512), Precision::F32), "{ty}");
+        assert!(!on_grid(ty, &[0.0; 31], Precision::F32), "{ty}: not a whole block");
     }
     // four-bit integers are not on the grid of four-bit floats, nor the other way round
     let integers: Vec<f32> = (0..512).map(|i| ((i * 7 % 16) as f32 - 8.0) * 0.25).collect();
-    assert!(on_grid(Q4_0, &integers) && !on_grid(MXFP4, &integers));
+    assert!(on_grid(Q4_0, &integers, Precision::F32) && !on_grid(MXFP4, &integers, Precision::F32));
 }
 
 /// Random blocks with scales that models have.

@@ -79,12 +79,12 @@ impl TypeArgs {
             Demand::Keep(ty) => Some(ty),
             _ => None,
         });
-        let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).collect();
-        let widths: BTreeSet<usize> = model.tensors.iter().map(|tensor| tensor.cols).collect();
+        let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).filter(|ty| ty.is_quantized()).collect();
+        let widths: BTreeSet<usize> = model.tensors.iter().filter(|t| t.rows > 1).map(|t| t.cols).collect();
         let fitting =
             widths.iter().flat_map(|&cols| wanted.iter().filter_map(move |&ty| quant::fallback(ty, cols).ok()));
         let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();
-        all.into_iter().filter(|&ty| ty.is_quantized() && quant::format(ty).is_some()).collect()
+        all.into_iter().filter(|&ty| quant::format(ty).is_some()).collect()
     }
 }
 

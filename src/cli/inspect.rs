@@ -1,5 +1,6 @@
 //! `dq-gpu inspect`: what is in a file.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use serde_json::{Map, Value as Json, json};
 use super::Global;
 use super::output::{self, Report, chunks_of, line};
 use super::table::{Align, Table, bytes, grouped};
-use crate::gguf::{Array, GgufFile, Metadata, Summary, Value};
+use crate::arch::tensor_class::may_quantize;
+use crate::gguf::{Array, GgufFile, Metadata, Summary, TensorSummary, Value};
 use crate::imatrix::Imatrix;
 use crate::quant::GgmlType;
 
@@ -72,19 +74,62 @@ struct GgufReport {
     format: &'static str,
     #[serde(flatten)]
     summary: Summary,
-    /// Quantized tensors whose rows are no whole number of 256-weight blocks, so that no K- or IQ-type fits.
-    fallbacks: Vec<String>,
+    /// Tensors of a quantized model whose rows are no whole number of the blocks that most types have.
+    fallbacks: Vec<Narrow>,
     metadata: Map<String, Json>,
+}
+
+/// A tensor that no K- or IQ-type fits, and perhaps no block type at all.
+#[derive(Serialize)]
+struct Narrow {
+    tensor: String,
+    columns: u64,
+    used: GgmlType,
+    used_bpw: f64,
+}
+
+impl Narrow {
+    /// Those of a file; none in one that is not quantized.
+    fn of(summary: &Summary) -> Vec<Narrow> {
+        if summary.types.iter().all(|share| !share.ty.is_quantized()) {
+            return Vec::new();
+        }
+        let architecture = summary.architecture.as_deref().unwrap_or_default();
+        let narrow = summary.tensors.iter().filter(|tensor| {
+            let cols = tensor.dims.first().map_or(0, |&cols| cols as usize);
+            let fits = if tensor.ty.is_quantized() { GgmlType::Q4_K.fits(cols) } else { GgmlType::Q8_0.fits(cols) };
+            may_quantize(&tensor.name, &tensor.dims, architecture) && !fits
+        });
+        let note = |tensor: &TensorSummary| Narrow {
+            tensor: tensor.name.clone(),
+            columns: tensor.dims[0],
+            used: tensor.ty,
+            used_bpw: tensor.bpw,
+        };
+        narrow.map(note).collect()
+    }
+
+    /// A line for each type.
+    fn lines(narrow: &[Narrow], text: &mut String) {
+        let types: BTreeSet<GgmlType> = narrow.iter().map(|tensor| tensor.used).collect();
+        for ty in types {
+            let mut tensors = narrow.iter().filter(|tensor| tensor.used == ty);
+            let (count, Some(first)) = (tensors.clone().count(), tensors.next()) else { continue };
+            let blocks = if ty.is_quantized() { "blocks of 256" } else { "blocks of 32" };
+            let why = format!("rows of {} weights fit no {blocks}", first.columns);
+            line(
+                text,
+                "narrow rows",
+                &format!("{count} x {ty}, {} bits per weight: {} ({why})", first.used_bpw, first.tensor),
+            );
+        }
+    }
 }
 
 impl GgufReport {
     fn new(file: &GgufFile) -> GgufReport {
         let summary = file.summary();
-        let narrow = file.tensors.iter().filter(|tensor| {
-            let cols = tensor.dims.first().map_or(0, |&cols| cols as usize);
-            tensor.ty.is_quantized() && !GgmlType::Q4_K.fits(cols)
-        });
-        let fallbacks = narrow.map(|tensor| tensor.name.clone()).collect();
+        let fallbacks = Narrow::of(&summary);
         GgufReport { file: file.path.clone(), format: "gguf", summary, fallbacks, metadata: metadata(&file.metadata) }
     }
 }
@@ -110,10 +155,7 @@ impl Report for GgufReport {
         line(&mut text, "size", &format!("{} bytes ({})", grouped(summary.file_bytes), bytes(summary.file_bytes)));
         let (data, whole) = (summary.bpw, summary.file_bpw);
         line(&mut text, "bits per weight", &format!("{data:.4} of tensor data, {whole:.4} of the whole file"));
-        if let Some(first) = self.fallbacks.first() {
-            let count = self.fallbacks.len();
-            line(&mut text, "narrow rows", &format!("{count} tensors fit no 256-weight blocks, the first is {first}"));
-        }
+        Narrow::lines(&self.fallbacks, &mut text);
         text
     }
 }

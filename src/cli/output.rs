@@ -87,6 +87,7 @@ pub struct QuantizeReport {
     pub seconds: Vec<StepTime>,
     #[serde(serialize_with = "by_type")]
     pub types: Vec<TypeShare>,
+    #[serde(serialize_with = "with_bits")]
     pub fallbacks: Vec<Fallback>,
 }
 
@@ -271,7 +272,8 @@ pub(super) fn fallback_lines(fallbacks: &[Fallback]) -> String {
             count => format!(" and {} more", count - 1),
         };
         let why = format!("rows are no whole number of {wanted} blocks");
-        line(&mut text, "fallback", &format!("{wanted} -> {used}: {}{more} ({why})", tensors[0]));
+        let bits = format!("{} instead of {} bits per weight", used.bpw(), wanted.bpw());
+        line(&mut text, "fallback", &format!("{wanted} -> {used}, {bits}: {}{more} ({why})", tensors[0]));
     }
     if !text.is_empty() {
         text.push('\n');
@@ -295,6 +297,22 @@ pub(super) fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Resu
         map.serialize_entry(share.ty.name(), share)?;
     }
     map.end()
+}
+
+/// Fallbacks with the bits per weight of both types.
+pub(super) fn with_bits<S: Serializer>(fallbacks: &[Fallback], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Note<'a> {
+        #[serde(flatten)]
+        fallback: &'a Fallback,
+        wanted_bpw: f64,
+        used_bpw: f64,
+    }
+    serializer.collect_seq(fallbacks.iter().map(|fallback| Note {
+        fallback,
+        wanted_bpw: fallback.wanted.bpw(),
+        used_bpw: fallback.used.bpw(),
+    }))
 }
 
 #[cfg(test)]
@@ -338,6 +356,8 @@ mod tests {
         assert_eq!(json["types"], types);
         assert_eq!(json["fallbacks"][1]["tensor"], "blk.1.ffn_down.weight");
         assert_eq!(json["fallbacks"][1]["used"], "Q5_0");
+        assert_eq!(json["fallbacks"][1]["used_bpw"], 5.5);
+        assert_eq!(json["fallbacks"][1]["wanted_bpw"], 4.5);
     }
 
     #[test]
@@ -347,7 +367,7 @@ mod tests {
             "listen     2.25",
             "total      2.75",
             "Q4_K        3  3,000  75.0 %",
-            "Q4_K -> Q5_0: blk.0.ffn_down.weight and 1 more",
+            "Q4_K -> Q5_0, 5.5 instead of 4.5 bits per weight: blk.0.ffn_down.weight and 1 more",
             "5,225,472 bytes (4.98 MiB), 4.498 bits per weight",
             "predicted KL    0.021300 nats",
             "0.022100 ± 0.000400 nats per token on 8,192 held-out tokens",

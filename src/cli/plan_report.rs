@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::output::{Report, TypeShare, by_type, fallback_lines, line, nats, size_and_bpw, types_table};
+use super::output::{Report, TypeShare, by_type, fallback_lines, line, nats, size_and_bpw, types_table, with_bits};
 use super::table::{Align, Table, grouped};
 use crate::plan::Fallback;
 use crate::plan::report::{Group, Neighbour, Suspect};
@@ -22,6 +22,7 @@ pub struct PlanReport {
     pub predicted_kld: Option<f64>,
     #[serde(serialize_with = "by_type")]
     pub types: Vec<TypeShare>,
+    #[serde(serialize_with = "with_bits")]
     pub fallbacks: Vec<Fallback>,
     /// By class of tensor and band of depth.
     pub groups: Vec<Group>,

@@ -16,6 +16,8 @@ pub struct RecodeInputs<'a> {
     pub coupling: &'a Buffer,
     /// `[block, unit]`: the symmetric matrix of each unit's costs.
     pub metric: &'a Buffer,
+    /// Whether the errors are those of the codes in the blocks: codewords then are only replaced by better ones.
+    pub coded: bool,
 }
 
 /// Replaces the codes of `blocks` `[rows, block]` and, in `errors` `[rows, cols]` (weight less decoded value), those of its
@@ -39,16 +41,47 @@ pub fn recode(
     inputs.coupling.expect_words("the coupling of recode", block * block)?;
     inputs.metric.expect_words("the metric of recode", block * unit)?;
     errors.expect_words("errors of recode", rows * cols)?;
+    let Device::Cpu(_) = dev else {
+        return through_the_host(dev, blocks, inputs, errors, (cols, first));
+    };
     for (slab, rows, at) in blocks.parts(0..rows) {
         let part = at * block..(at + rows.len()) * block;
         let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
         let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
         let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
-        let columns =
-            Columns { targets: &targets[part.clone()], weights: &weights[part], coupling: &coupling, metric: &metric };
+        let columns = Columns {
+            targets: &targets[part.clone()],
+            weights: &weights[part],
+            coupling: &coupling,
+            metric: &metric,
+            coded: inputs.coded,
+        };
         let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
         recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
     }
-    let _ = dev;
     Ok(())
+}
+
+/// Reads what lives on a GPU, runs the twin, and writes the result back.
+fn through_the_host(
+    dev: &Device,
+    blocks: &Weight,
+    inputs: &RecodeInputs,
+    errors: &Buffer,
+    (cols, first): (usize, usize),
+) -> Result<()> {
+    let (targets, weights) = (dev.read::<f32>(inputs.targets)?, dev.read::<f32>(inputs.weights)?);
+    let (coupling, metric) = (dev.read::<f32>(inputs.coupling)?, dev.read::<f32>(inputs.metric)?);
+    let used = blocks.rows * blocks.cols;
+    let columns = Columns {
+        targets: &targets[..used],
+        weights: &weights[..used],
+        coupling: &coupling,
+        metric: &metric,
+        coded: inputs.coded,
+    };
+    let (mut bytes, mut all) = (blocks.download(dev)?, dev.read::<f32>(errors)?);
+    recode::recode(blocks.ty, columns, &mut all[..blocks.rows * cols], (cols, first), &mut bytes);
+    dev.write(errors, 0, &all)?;
+    blocks.overwrite(dev, &bytes)
 }

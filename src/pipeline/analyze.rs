@@ -22,6 +22,7 @@ use crate::plan::analysis::ANALYSIS_VERSION;
 use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
+use crate::quant::lossless::{self, Precision};
 use crate::rounding::Method;
 use crate::rounding::feedback::Rounders;
 use crate::rounding::hessian::HessianTap;
@@ -61,6 +62,24 @@ pub(super) fn slabs(tensor: &Tensor) -> impl Iterator<Item = Range<usize>> + use
 pub fn importance(imatrix: &Imatrix, tensor: &Tensor) -> Option<Vec<f32>> {
     let found = importance_names(&tensor.name).into_iter().find_map(|name| imatrix.mean2(&name));
     found.filter(|values| values.len() == tensor.cols)
+}
+
+/// Rows looked at, evenly spaced, before all are.
+const FIRST_ROWS: usize = 8;
+
+/// Those of `types` on whose grid all weights of `tensor` lie, so that it is stored exactly.
+pub(super) fn exact_types(model: &Model, tensor: &Tensor, types: &[GgmlType]) -> Result<Vec<GgmlType>> {
+    let precision = Precision::of(tensor.ty);
+    let mut types: Vec<GgmlType> = types.iter().copied().filter(|ty| ty.fits(tensor.cols)).collect();
+    let first_rows = (0..tensor.rows).step_by(tensor.rows.div_ceil(FIRST_ROWS).max(1)).map(|row| row..row + 1);
+    for rows in first_rows.chain(slabs(tensor)) {
+        if types.is_empty() {
+            break;
+        }
+        let values = model.f32_rows(tensor, rows)?;
+        types.retain(|ty| lossless::on_grid(*ty, &values, precision));
+    }
+    Ok(types)
 }
 
 /// The tensors of `model` and the size of the rest of the file, nothing measured: enough for plans by fixed rules.
@@ -222,7 +241,9 @@ fn candidates(
     let columns = factors.iter().map(|factor| device.upload("error weights", &factor.cols));
     let columns = columns.collect::<Result<Vec<_>>>()?;
 
-    let types: Vec<GgmlType> = inputs.types.iter().copied().filter(|ty| ty.fits(tensor.cols)).collect();
+    let exact = exact_types(inputs.model, tensor, &lossless::TYPES)?;
+    let measured = |ty: &GgmlType| ty.fits(tensor.cols) && !exact.contains(ty);
+    let types: Vec<GgmlType> = inputs.types.iter().copied().filter(measured).collect();
     let mut found: Vec<Candidate> = types.iter().map(|ty| blank(*ty, tensor)).collect();
     // Nats by factor: the first one is corrected by what the sampled rows say of its diagonal.
     let mut nats = vec![vec![0f64; factors.len()]; found.len()];
@@ -266,11 +287,12 @@ fn candidates(
         candidate.predicted = nats.iter().sum();
     }
     found.retain(|candidate| candidate.ty != tensor.ty);
-    found.push(blank(tensor.ty, tensor));
+    let lossless = exact.into_iter().filter(|ty| *ty != tensor.ty).chain([tensor.ty]);
+    found.extend(lossless.map(|ty| blank(ty, tensor)));
     Ok(found)
 }
 
-/// A candidate that costs nothing yet; the source type stays so, since its bytes are copied.
+/// A candidate that costs nothing yet; the source type stays so, since its bytes are copied, and types that are exact.
 fn blank(ty: GgmlType, tensor: &Tensor) -> Candidate {
     Candidate { ty, bytes: ty.bytes_for((tensor.rows * tensor.cols) as u64), error: 0.0, predicted: 0.0 }
 }

@@ -1,10 +1,11 @@
 //! Writing: every tensor in its planned type, streamed to the file.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::analyze::{importance, slabs};
+use super::analyze::{exact_types, importance, slabs};
 use super::round::{RoundingInputs, round};
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
@@ -13,6 +14,7 @@ use crate::kernels::encode::encode;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
+use crate::quant::lossless::{self, Precision};
 use crate::source::{Model, Tensor};
 
 /// A file whose tensors are written but which has not got its final name yet.
@@ -44,10 +46,16 @@ pub fn write(
         .collect();
     let mut writer = GgufWriter::new(target, metadata, &tensors)?;
     if let Some(rounding) = rounding {
-        let changed = model.tensors.iter().map(|tensor| (tensor, ty_of(&tensor.name, tensor.ty)));
-        let changed = changed.filter(|(tensor, ty)| *ty != tensor.ty).map(|(tensor, ty)| (tensor.name.clone(), ty));
+        let mut changed = HashMap::new();
+        for tensor in &model.tensors {
+            let ty = ty_of(&tensor.name, tensor.ty);
+            // weights on the grid of the type stay what they are
+            if ty != tensor.ty && exact_types(model, tensor, &[ty])?.is_empty() {
+                changed.insert(tensor.name.clone(), ty);
+            }
+        }
         let mut sink = |tensor: &Tensor, bytes: &[u8]| writer.write_tensor(&tensor.name, bytes);
-        round(device, model, &changed.collect(), imatrix, rounding, &mut sink, progress)?;
+        round(device, model, &changed, imatrix, rounding, &mut sink, progress)?;
     }
     progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
     for tensor in &model.tensors {
@@ -82,9 +90,15 @@ fn encode_tensor(
     let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
-        let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
-        let encoded = encode(device, ty, &x, &weights, rows.len(), tensor.cols)?;
-        sink(&encoded.download(device)?, (rows.len() * tensor.cols) as u64)?;
+        let values = model.f32_rows(tensor, rows.clone())?;
+        let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
+            Some(exact) => exact,
+            None => {
+                let x = device.upload(&tensor.name, &values)?;
+                encode(device, ty, &x, &weights, rows.len(), tensor.cols)?.download(device)?
+            }
+        };
+        sink(&bytes, (rows.len() * tensor.cols) as u64)?;
     }
     Ok(())
 }

@@ -80,6 +80,13 @@ pub struct Candidate {
     pub predicted: f64,
 }
 
+impl Candidate {
+    /// Whether the type holds every weight exactly.
+    pub fn is_lossless(&self) -> bool {
+        self.error == 0.0 && self.predicted == 0.0
+    }
+}
+
 impl TensorAnalysis {
     /// A tensor without measurements.
     pub fn new(name: &str, dims: &[u64], source_type: GgmlType, quantizable: bool) -> TensorAnalysis {

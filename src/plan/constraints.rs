@@ -7,7 +7,8 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use regex::Regex;
 
 use super::Target;
-use super::analysis::{Analysis, TensorAnalysis};
+use super::analysis::{Analysis, Candidate, TensorAnalysis};
+use super::mixes::Fallback;
 use crate::quant::{GgmlType, fallback};
 
 /// A set of types that suits an engine.
@@ -42,6 +43,11 @@ impl Profile {
             Profile::Cpu | Profile::Apple => legacy || k_quant || ty == IQ4_NL,
             Profile::Compatible => legacy || k_quant,
         }
+    }
+
+    /// Whether plans of this profile use `ty` where it holds every weight exactly.
+    pub fn allows_lossless(self, ty: GgmlType) -> bool {
+        self.allows(ty) || self == Profile::Quality && matches!(ty, GgmlType::TQ1_0 | GgmlType::TQ2_0)
     }
 }
 
@@ -187,8 +193,22 @@ impl Constraints {
         })
     }
 
+    /// The types that stand in for listed ones that do not fit the rows of this tensor, unless they are listed too.
+    pub(super) fn replacements(&self, tensor: &TensorAnalysis) -> Vec<Fallback> {
+        let listed = self.types.as_deref().unwrap_or_default();
+        let mut found: Vec<Fallback> = Vec::new();
+        for &wanted in listed {
+            let Ok(used) = fallback(wanted, tensor.cols as usize) else { continue };
+            if !listed.contains(&used) && !found.iter().any(|other| other.used == used) {
+                found.push(Fallback { tensor: tensor.name.clone(), wanted, used });
+            }
+        }
+        found
+    }
+
     /// Measured types that this tensor may take. Never empty: a tensor without any is an error that says why.
     pub(super) fn allowed(&self, tensor: &TensorAnalysis) -> Result<Vec<GgmlType>> {
+        let lossless = |ty: GgmlType| tensor.candidate(ty).is_some_and(Candidate::is_lossless);
         let measured: Vec<GgmlType> = tensor.candidates.iter().map(|candidate| candidate.ty).collect();
         ensure!(
             !measured.is_empty(),
@@ -209,9 +229,11 @@ impl Constraints {
                 Demand::OneOf(types) => types.contains(&ty),
             })
         };
-        let offered = |ty: GgmlType| listed.as_ref().map_or_else(|| self.profile.allows(ty), |list| list.contains(&ty));
+        let profile = |ty: GgmlType| self.profile.allows(ty) || lossless(ty) && self.profile.allows_lossless(ty);
+        let offered = |ty: GgmlType| listed.as_ref().map_or_else(|| profile(ty), |list| list.contains(&ty));
+        let considered = |ty: GgmlType| self.is_considered(ty) || lossless(ty);
         let allowed: Vec<GgmlType> =
-            measured.iter().copied().filter(|&ty| offered(ty) && demanded(ty) && self.is_considered(ty)).collect();
+            measured.iter().copied().filter(|&ty| offered(ty) && demanded(ty) && considered(ty)).collect();
         ensure!(
             !allowed.is_empty(),
             "none of the measured types ({}) is allowed for the tensor: `{}`",

@@ -23,6 +23,8 @@ pub(super) struct Units {
     /// Predicted KL of the pinned tensors, which cost the solver nothing; the name of one whose type was not measured.
     pinned: std::result::Result<f64, String>,
     fallbacks: Vec<Fallback>,
+    /// Replacements of listed types, which become fallbacks where the solution takes them.
+    replacements: Vec<Fallback>,
 }
 
 impl Units {
@@ -34,6 +36,7 @@ impl Units {
             choices: Vec::new(),
             pinned: Ok(0.0),
             fallbacks: Vec::new(),
+            replacements: Vec::new(),
         };
         for group in groups(analysis, constraints) {
             units.add(&group, constraints, &size)?;
@@ -56,6 +59,7 @@ impl Units {
             }
             None => {
                 let types = shared_types(group, constraints)?;
+                self.replacements.extend(group.iter().flat_map(|tensor| constraints.replacements(tensor)));
                 let cost = |ty| group.iter().filter_map(|tensor| tensor.predicted(ty)).sum();
                 let choices = types.iter().map(|&ty| Choice { bytes: bytes(ty), cost: cost(ty) }).collect();
                 (types, choices)
@@ -106,7 +110,9 @@ impl Units {
         for ((members, unit_types), &pick) in self.members.into_iter().zip(&self.types).zip(&solution.picks) {
             types.extend(members.into_iter().map(|name| (name, unit_types[pick])));
         }
-        Plan::new(analysis, target, &types, self.fallbacks)
+        let taken = self.replacements.into_iter().filter(|note| types.get(&note.tensor) == Some(&note.used));
+        let fallbacks = self.fallbacks.into_iter().chain(taken).collect();
+        Plan::new(analysis, target, &types, fallbacks)
     }
 }
 

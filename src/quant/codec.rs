@@ -1,10 +1,14 @@
 //! From rows to blocks and back: the loops that every block format shares, compiled for each instruction set.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::lanes::Rows;
+use super::lossless::Precision;
 use super::{Format, GgmlType};
+
+/// Weights of the largest block.
+const LARGEST_BLOCK: usize = 256;
 
 /// A format made of blocks of fixed size.
 pub(super) trait BlockFormat: Sync {
@@ -16,6 +20,16 @@ pub(super) trait BlockFormat: Sync {
 
     /// Decodes one block into as many floats as it holds.
     fn decode(block: &Self::Block, out: &mut [f32]);
+
+    /// The block that holds exactly these values, see [`super::lossless`]. By default what the search finds, if it is exact.
+    fn exact(values: &[f32], precision: Precision) -> Option<Self::Block> {
+        let mut block = Self::Block::zeroed();
+        let rows = Rows { values, importance: &[1.0; LARGEST_BLOCK][..values.len()] };
+        Self::encode(rows, 0, std::slice::from_mut(&mut block));
+        let mut decoded = [0.0; LARGEST_BLOCK];
+        Self::decode(&block, &mut decoded[..values.len()]);
+        precision.holds(&decoded[..values.len()], values).then_some(block)
+    }
 
     /// Encodes up to [`Self::GROUP`] blocks from block number `first` of `rows` on.
     fn encode(rows: Rows, first: usize, blocks: &mut [Self::Block]);
@@ -42,6 +56,14 @@ impl<F: BlockFormat> Format for Blocks<F> {
     fn encode_rows(&self, values: &[f32], importance: &[f32], bytes: &mut [u8]) {
         let rows = Rows { values, importance };
         Arch::new().dispatch(Encode::<F> { rows, blocks: bytemuck::cast_slice_mut(bytes) });
+    }
+
+    fn encode_exactly(&self, values: &[f32], precision: Precision, bytes: &mut [u8]) -> bool {
+        let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
+        blocks.iter_mut().zip(values.chunks_exact(F::TYPE.block_len())).all(|(block, values)| {
+            let exact = F::exact(values, precision);
+            exact.inspect(|exact| *block = *exact).is_some()
+        })
     }
 }
 

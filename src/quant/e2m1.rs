@@ -32,6 +32,11 @@ impl search::Levels for Levels {
     }
 }
 
+/// The levels without zero, large ones first, the positive of each two before the negative.
+pub(super) fn anchors() -> impl Iterator<Item = f32> + Clone {
+    MAGNITUDES[1..].iter().rev().flat_map(|&level| [level, -level])
+}
+
 /// The level of a code.
 #[inline(always)]
 pub(super) fn level(code: u8) -> f32 {

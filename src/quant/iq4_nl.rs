@@ -62,6 +62,12 @@ impl BlockFormat for Iq4Nl {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let (levels, scales) = (LEVELS.into_iter().map(f32::from), super::lossless::halves(precision));
+        let (d, codes) = super::lossless::scaled::<Table, 32, _>(values, precision, levels, scales)?;
+        Some(Block { d: write_f16(d), codes: nibbles::pack(&codes) })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

@@ -209,6 +209,11 @@ pub trait Format: Sync {
     /// `importance` holds one weight per column; where a block has none that is positive and finite, all weights are 1.
     /// NaN is encoded as zero, infinities as the largest values of the format: what is written always decodes to finite values.
     fn encode_rows(&self, values: &[f32], importance: &[f32], bytes: &mut [u8]);
+    /// Encodes values that lie on the format's grid, in the precision in which they are known; false if some do not, or
+    /// if the format is none of [`lossless::TYPES`].
+    fn encode_exactly(&self, _values: &[f32], _precision: lossless::Precision, _bytes: &mut [u8]) -> bool {
+        false
+    }
 }
 
 /// The format of a type, if this program can decode and encode it.

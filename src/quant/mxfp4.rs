@@ -45,6 +45,17 @@ impl BlockFormat for Mxfp4 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        // powers of two have no fraction bits
+        let power = |half: f32| {
+            Some(half).filter(|x| x.to_bits() & 0x007f_ffff == 0 && (1..254).contains(&(x.to_bits() >> 23)))
+        };
+        let levels = e2m1::anchors();
+        let (half, codes) = super::lossless::scaled::<e2m1::Levels, 32, _>(values, precision, levels, power)?;
+        let exponent = if half > 0.0 { (half.to_bits() >> 23) as u8 + 1 } else { 0 };
+        Some(Block { exponent, codes: nibbles::pack(&codes) })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

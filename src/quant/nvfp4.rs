@@ -60,6 +60,18 @@ impl BlockFormat for Nvfp4 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let mut block = Block { scales: [0; 4], codes: [[0; 8]; 4] };
+        let stored = |half: f32| Some(half_scale(nearest_code(half) as u8)).filter(|_| half > 0.0);
+        for (part, values) in values.chunks_exact(16).enumerate() {
+            let levels = e2m1::anchors();
+            let (half, codes) = super::lossless::scaled::<e2m1::Levels, 16, _>(values, precision, levels, stored)?;
+            block.scales[part] = nearest_code(half) as u8;
+            block.codes[part] = std::array::from_fn(|j| codes[j] | codes[j + 8] << 4);
+        }
+        Some(block)
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<16>::load(rows, first * 4, 4);

@@ -36,6 +36,12 @@ impl BlockFormat for Q4_0 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let (levels, scales) = (super::lossless::integers(-8, 7), super::lossless::halves(precision));
+        let (d, codes) = super::lossless::scaled::<Levels, 32, _>(values, precision, levels, scales)?;
+        Some(Block { d: write_f16(d), codes: nibbles::pack(&codes) })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

@@ -38,6 +38,11 @@ impl BlockFormat for Q4_1 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let (d, m, codes) = super::lossless::affine::<32>(values, precision, TOP)?;
+        Some(Block { d: write_f16(d), m: write_f16(m), codes: nibbles::pack(&codes) })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

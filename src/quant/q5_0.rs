@@ -37,6 +37,12 @@ impl BlockFormat for Q5_0 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let (levels, scales) = (super::lossless::integers(-16, 15), super::lossless::halves(precision));
+        let (d, codes) = super::lossless::scaled::<Levels, 32, _>(values, precision, levels, scales)?;
+        Some(Block { d: write_f16(d), high: nibbles::pack_high(&codes), codes: nibbles::pack(&codes) })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

@@ -39,6 +39,12 @@ impl BlockFormat for Q5_1 {
         }
     }
 
+    fn exact(values: &[f32], precision: super::lossless::Precision) -> Option<Block> {
+        let (d, m, codes) = super::lossless::affine::<32>(values, precision, TOP)?;
+        let (high, codes) = (nibbles::pack_high(&codes), nibbles::pack(&codes));
+        Some(Block { d: write_f16(d), m: write_f16(m), high, codes })
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let tile = SubBlocks::<32>::load(rows, first, 1);

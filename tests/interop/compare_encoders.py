@@ -2,9 +2,13 @@
 
     cargo build --release --example encode
     python tests/interop/compare_encoders.py --ggml /path/to/build/bin [--model models/tiny-llama] [--types Q4_K,Q6_K]
+    python tests/interop/compare_encoders.py --ggml /path/to/build/bin --synthetic
 
 Needs numpy, gguf (decoding) and llama.cpp's shared libraries (`ggml_quantize_chunk`). The importance is heavy-tailed: log-normal,
 with a few columns a hundred times larger, as activations of real models have; with --imatrix it is that of the file (then the model is an F32 GGUF).
+
+With --synthetic the weights are drawn instead (see SYNTHETIC) and the result is a table in Markdown: one column per kind of weights.
+Exits with 1 if the mean error of a type over the matrices of a kind is above ggml's.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import os
 import pathlib
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -72,6 +77,49 @@ def importance_of(cols, seed):
     return h.astype(np.float32)
 
 
+def heavy_tails(rng, shape):
+    """Student's t with three degrees of freedom."""
+    return rng.standard_t(3, shape)
+
+
+def outlier_columns(rng, shape):
+    """Laplace, one column in fifty twenty times larger."""
+    return rng.laplace(size=shape) * np.where(rng.random(shape[1]) < 0.02, 20, 1)
+
+
+def constant(rng, shape):
+    """Every row one number, some of them zero."""
+    return np.repeat(rng.standard_normal((shape[0], 1)) * (rng.random((shape[0], 1)) > 0.1), shape[1], axis=1)
+
+
+def tiny(rng, shape):
+    """A few times the smallest scale that half precision holds."""
+    return 1e-5 * rng.standard_normal(shape)
+
+
+def spike(rng, shape):
+    """One weight in 256 a thousand times larger than the rest."""
+    weights = rng.standard_normal(shape)
+    places = rng.integers(0, 256, (shape[0], shape[1] // 256)) + 256 * np.arange(shape[1] // 256)
+    np.put_along_axis(weights, places, 1000 * rng.choice([-1, 1], places.shape), axis=1)
+    return weights
+
+
+def offset(rng, shape):
+    """A mean of three standard deviations, either sign by row."""
+    return rng.standard_normal(shape) + 3 * rng.choice([-1, 1], (shape[0], 1))
+
+
+def ternary(rng, shape):
+    """-1, 0 and 1 times a scale of the row."""
+    return rng.integers(-1, 2, shape) * np.exp(rng.standard_normal((shape[0], 1)))
+
+
+SYNTHETIC = (heavy_tails, outlier_columns, constant, tiny, spike, offset, ternary)
+# Errors below this share of the weights' energy (0.3 % rms) are rounding of the scales and no difference.
+NOTHING = 1e-5
+
+
 class Ggml:
     def __init__(self, folder):
         ctypes.CDLL(os.path.join(folder, "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
@@ -122,16 +170,36 @@ def ours(program, name, x, h, folder):
     return out, float(done.stdout)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--ggml", required=True, help="folder of libggml-base.so")
-    parser.add_argument("--program", default="target/release/examples/encode")
-    parser.add_argument("--model", default="models/tiny-llama")
-    parser.add_argument("--imatrix", help="importance matrix (GGUF) of the model")
-    parser.add_argument("--types", default=",".join(TYPES))
-    parser.add_argument("--tensors", type=int, default=12, help="how many matrices, the largest number of rows is 1024")
-    args = parser.parse_args()
-    ggml = Ggml(args.ggml)
+def ratio(errors, energy):
+    """Ours over ggml's."""
+    mine, theirs = errors
+    return 1.0 if max(mine, theirs) <= NOTHING * energy else mine / theirs
+
+
+def synthetic(args, ggml, folder):
+    """Prints the table and returns how many of its figures are above 1."""
+    print("| type | " + " | ".join(kind.__name__.replace("_", " ") for kind in SYNTHETIC) + " |")
+    print("| --- " * (len(SYNTHETIC) + 1) + "|")
+    worse = 0
+    for name in args.types.split(","):
+        means = []
+        for kind in SYNTHETIC:
+            ratios = []
+            for seed in range(args.tensors):
+                rng = np.random.default_rng(seed)
+                x = np.ascontiguousarray(0.02 * kind(rng, (64, 1024)), dtype=np.float32)
+                h = importance_of(x.shape[1], seed)
+                mine, _ = ours(args.program, name, x, h, folder)
+                assert ggml.accepts(name, mine), f"ggml finds {name} invalid"
+                errors = [ggml.error(name, bytes_, x, h) for bytes_ in (mine, ggml.encode(name, x, h)[0])]
+                ratios.append(ratio(errors, float((h * x.astype(np.float64) ** 2).sum())))
+            means.append(float(np.mean(ratios)))
+        worse += sum(mean > 1.0005 for mean in means)
+        print(f"| {name} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |", flush=True)
+    return worse
+
+
+def real(args, ggml, folder):
     matrices = [(n, np.ascontiguousarray(x[:1024])) for n, x in tensors(args.model)]
     imatrix = imatrix_of(args.imatrix) if args.imatrix else None
     if imatrix:
@@ -139,20 +207,37 @@ def main():
     matrices = matrices[:: max(1, len(matrices) // args.tensors)]
     print(f"{len(matrices)} matrices of {args.model}")
     print("type      error ours/ggml (worst)   Mweights/s ours   ggml")
+    for name in args.types.split(","):
+        ratios, seconds, weights = [], [0.0, 0.0], 0
+        for i, (tensor, x) in enumerate(matrices):
+            h = imatrix[tensor] if imatrix else importance_of(x.shape[1], i)
+            theirs, their_seconds = ggml.encode(name, x, h)
+            mine, my_seconds = ours(args.program, name, x, h, folder)
+            assert ggml.accepts(name, mine), f"ggml finds {name} invalid"
+            ratios.append(ggml.error(name, mine, x, h) / ggml.error(name, theirs, x, h))
+            seconds = [seconds[0] + my_seconds, seconds[1] + their_seconds]
+            weights += x.size
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        speeds = [weights / s / 1e6 for s in seconds]
+        print(f"{name:8} {mean:14.4f} ({max(ratios):.4f}) {speeds[0]:17.1f} {speeds[1]:8.1f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ggml", required=True, help="folder of libggml-base.so")
+    parser.add_argument("--program", default="target/release/examples/encode")
+    parser.add_argument("--model", default="models/tiny-llama")
+    parser.add_argument("--imatrix", help="importance matrix (GGUF) of the model")
+    parser.add_argument("--synthetic", action="store_true", help="drawn weights instead of a model's")
+    parser.add_argument("--types", default=",".join(TYPES))
+    parser.add_argument("--tensors", type=int, default=12, help="how many matrices (of a kind)")
+    args = parser.parse_args()
+    ggml = Ggml(args.ggml)
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.types.split(","):
-            ratios, seconds, weights = [], [0.0, 0.0], 0
-            for i, (tensor, x) in enumerate(matrices):
-                h = imatrix[tensor] if imatrix else importance_of(x.shape[1], i)
-                theirs, their_seconds = ggml.encode(name, x, h)
-                mine, my_seconds = ours(args.program, name, x, h, folder)
-                assert ggml.accepts(name, mine), f"ggml finds {name} invalid"
-                ratios.append(ggml.error(name, mine, x, h) / ggml.error(name, theirs, x, h))
-                seconds = [seconds[0] + my_seconds, seconds[1] + their_seconds]
-                weights += x.size
-            mean = float(np.exp(np.mean(np.log(ratios))))
-            speeds = [weights / s / 1e6 for s in seconds]
-            print(f"{name:8} {mean:14.4f} ({max(ratios):.4f}) {speeds[0]:17.1f} {speeds[1]:8.1f}", flush=True)
+        if not args.synthetic:
+            real(args, ggml, folder)
+        elif worse := synthetic(args, ggml, folder):
+            sys.exit(f"{worse} errors are above ggml's")
 
 
 if __name__ == "__main__":
