@@ -12,6 +12,7 @@ mod plan;
 mod plan_report;
 pub mod progress;
 mod quantize;
+mod rounding;
 pub mod size;
 mod table;
 mod target;

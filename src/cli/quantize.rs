@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueHint};
 
 use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs};
 use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
+use super::rounding::RoundingArgs;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
 use super::text::Reader;
 use crate::gguf::GgufFile;
 use crate::pipeline::quantize::{Goal, Job, Outcome};
 use crate::plan::{Plan, RunShape};
-use crate::rounding::Method;
 use crate::source::Model;
 
 const EXAMPLES: &str = "\
@@ -62,40 +62,10 @@ pub struct QuantizeArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
     pub seed: u64,
-    /// search: every block for itself; feedback: the columns of a matrix make good each other's errors
-    #[arg(long, value_enum, default_value_t, help_heading = "Rounding")]
-    pub rounding: Rounding,
-    /// How long to look for better codes
-    #[arg(long, value_enum, default_value_t, help_heading = "Rounding")]
-    pub effort: Effort,
+    #[command(flatten)]
+    pub rounding: RoundingArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Rounding {
-    Search,
-    #[default]
-    Feedback,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Effort {
-    Fast,
-    #[default]
-    Normal,
-    Max,
-}
-
-/// What the two options mean together.
-fn method(rounding: Rounding, effort: Effort) -> Method {
-    let feedback = matches!(rounding, Rounding::Feedback);
-    let descents = match effort {
-        Effort::Fast => 0,
-        Effort::Normal => 1,
-        Effort::Max => 4,
-    };
-    Method { feedback, descents }
 }
 
 pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
@@ -143,7 +113,7 @@ fn work(
         constraints: common::constraints(&args.types, &args.keep, true),
         goals: &goals(args, wanted, &model)?,
         seed: args.seed,
-        rounding: method(args.rounding, args.effort),
+        rounding: args.rounding.method(),
         memory: args.device.memory(),
     };
     let mut reports: Vec<QuantizeReport> = Vec::new();

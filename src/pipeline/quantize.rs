@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense,
-    write,
+    AnalysisInputs, FileInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata,
+    prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -141,8 +141,9 @@ impl Job<'_> {
                 memory: self.memory,
             };
             let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
-            let written =
-                write(self.device, self.model, &plan, imatrix.as_ref(), rounding, &metadata, output, progress)?;
+            let inputs =
+                FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
+            let written = write(self.device, &inputs, output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;

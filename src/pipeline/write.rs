@@ -17,23 +17,26 @@ use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
 use crate::source::{Model, Tensor};
 
+/// What a file is made from.
+#[derive(Clone, Copy)]
+pub struct FileInputs<'a> {
+    pub model: &'a Model,
+    pub plan: &'a Plan,
+    /// Without it all columns count the same.
+    pub imatrix: Option<&'a Imatrix>,
+    /// Without it every block is encoded for itself.
+    pub rounding: Option<&'a RoundingInputs<'a>>,
+    pub metadata: &'a Metadata,
+}
+
 /// A file whose tensors are written but which has not got its final name yet.
 pub struct Written {
     pub writer: GgufWriter,
 }
 
 /// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
-#[expect(clippy::too_many_arguments, reason = "one step of the job: all that it reads")]
-pub fn write(
-    device: &Device,
-    model: &Model,
-    plan: &Plan,
-    imatrix: Option<&Imatrix>,
-    rounding: Option<&RoundingInputs>,
-    metadata: &Metadata,
-    target: &Path,
-    progress: &dyn Progress,
-) -> Result<Written> {
+pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn Progress) -> Result<Written> {
+    let FileInputs { model, plan, imatrix, rounding, metadata } = *inputs;
     let ty_of = |name: &str, source| plan.ty(name).unwrap_or(source);
     let tensors: Vec<TensorPlan> = model
         .tensors
