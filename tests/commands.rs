@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use assert_cmd::Command;
 use dq_gpu::gguf::GgufFile;
@@ -158,10 +159,16 @@ fn a_ladder_is_its_files() {
     let mut command = Command::cargo_bin("dq-gpu").unwrap();
     let named = folder.at("{target}.gguf");
     let args = [&["quantize", SMALL, "-o", &named, "--bpw", "5,6", "--json"], &QUICK[..], &types].concat();
+    let start = Instant::now();
     let lines = String::from_utf8(command.args(args).assert().success().get_output().stdout.clone()).unwrap();
+    let took = start.elapsed().as_secs_f64();
     let reports: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(reports.len(), 2);
     assert!(keys(&reports[0]["seconds"]).contains(&"weigh") && !keys(&reports[1]["seconds"]).contains(&"weigh"));
+    // no time is counted twice
+    let seconds =
+        |report: &Value| keys(&report["seconds"]).iter().map(|step| figure(&report["seconds"], step)).sum::<f64>();
+    assert!(reports.iter().map(seconds).sum::<f64>() <= took);
     for (bpw, report) in ["5", "6"].iter().zip(&reports) {
         let (rung, alone) = (folder.at(&format!("{bpw}bpw.gguf")), folder.at("alone.gguf"));
         let single = quantize(SMALL, &[&["--bpw", bpw], &types[..]].concat(), &alone);

@@ -117,7 +117,8 @@ impl Job<'_> {
         self.check_goals()?;
         let knowledge = self.learn(&mut clock, progress)?;
         for (goal, output) in self.goals.iter().zip(outputs) {
-            done(self.make(goal, output, &knowledge, std::mem::take(&mut clock), progress)?)?;
+            done(self.make(goal, output, &knowledge, clock, progress)?)?;
+            clock = Clock::default();
         }
         Ok(())
     }
