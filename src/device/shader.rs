@@ -1,7 +1,8 @@
 //! The WGSL of the program and the preprocessor that composes it.
 //!
 //! One directive: a line `#import name` is replaced by `shaders/common/name.wgsl`, once per composition.
-//! `#import weight` is replaced by the decoder of the weight type that the pipeline is made for, `shaders/decode/TYPE.wgsl`.
+//! `#import weight` is replaced by the decoder of the weight type that the pipeline is made for, `shaders/decode/TYPE.wgsl`,
+//! and a name with a slash by that file.
 //! Everything else that varies is an `override` constant, so each file stays plain WGSL.
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "common/codebook_scales",
     "common/codeword_search",
     "common/codewords",
+    "common/digits",
     "common/e2m1",
     "common/e2m1_nearest",
     "common/f16",
@@ -36,7 +38,13 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "common/iq4_levels",
     "common/iq4_nearest",
     "common/k_scales",
+    "common/put_half",
     "common/put_k_scale",
+    "common/put_nibble",
+    "common/put_quarter",
+    "common/ratio",
+    "common/recode",
+    "common/recode_steps",
     "common/reduce",
     "common/reduce_max",
     "common/sample",
@@ -107,6 +115,24 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "encode/q8_0",
     "encode/tq1_0",
     "encode/tq2_0",
+    "recode/iq4_nl",
+    "recode/iq4_xs",
+    "recode/mxfp4",
+    "recode/nvfp4",
+    "recode/q1_0",
+    "recode/q2_0",
+    "recode/q2_k",
+    "recode/q3_k",
+    "recode/q4_0",
+    "recode/q4_1",
+    "recode/q4_k",
+    "recode/q5_0",
+    "recode/q5_1",
+    "recode/q5_k",
+    "recode/q6_k",
+    "recode/q8_0",
+    "recode/tq1_0",
+    "recode/tq2_0",
     "attention",
     "attention_backward_kv",
     "attention_backward_q",
@@ -193,6 +219,7 @@ fn append(name: &str, weight: Option<GgmlType>, done: &mut HashSet<String>, out:
         let path = match (import, weight) {
             ("weight", Some(ty)) => decoder(ty),
             ("weight", None) => bail!("shader `{name}` needs a weight type"),
+            (path, _) if path.contains('/') => path.to_owned(),
             (common, _) => format!("common/{common}"),
         };
         append(&path, weight, done, out).with_context(|| format!("imported by shader `{name}`"))?;

@@ -1,10 +1,27 @@
 //! Rounds a block of columns again with the scales of its blocks kept. Twin: [`crate::quant::recode::recode`].
 
 use anyhow::{Context, Result, ensure};
+use bytemuck::{Pod, Zeroable};
 
-use super::weight::Weight;
-use crate::device::{Buffer, Device};
+use super::weight::{Weight, row_bytes};
+use super::{Call, word};
+use crate::device::{Buffer, Device, GpuDevice, shader};
+use crate::quant::GgmlType;
 use crate::quant::recode::{self, Columns};
+
+/// Columns of one workgroup of the types with a code for each.
+const COLUMNS_PER_GROUP: usize = 1024;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    first_row: u32,
+    cols: u32,
+    first: u32,
+    first_word: u32,
+    pad: [u32; 3],
+}
 
 /// What [`recode`] reads; matrices are row-major, `block` is the block length of the type.
 pub struct RecodeInputs<'a> {
@@ -39,23 +56,70 @@ pub fn recode(
     inputs.coupling.expect_words("the coupling of recode", block * block)?;
     inputs.metric.expect_words("the metric of recode", block * unit)?;
     errors.expect_words("errors of recode", rows * cols)?;
-    let Device::Cpu(_) = dev else {
+    let shader = shader_of(ty);
+    if dev.is_gpu() && shader.is_none() {
         return through_the_host(dev, blocks, inputs, errors, (cols, first));
-    };
+    }
+    ensure!(!inputs.targets.is_same(errors) && !inputs.weights.is_same(errors), "recode cannot work in place");
     for (slab, rows, at) in blocks.parts(0..rows) {
-        let part = at * block..(at + rows.len()) * block;
-        let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
-        let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
-        let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
-        let columns =
-            Columns { targets: &targets[part.clone()], weights: &weights[part], coupling: &coupling, metric: &metric };
-        let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
-        recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
+        match dev {
+            Device::Cpu(_) => {
+                let part = at * block..(at + rows.len()) * block;
+                let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
+                let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
+                let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
+                let columns = Columns {
+                    targets: &targets[part.clone()],
+                    weights: &weights[part],
+                    coupling: &coupling,
+                    metric: &metric,
+                };
+                let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
+                recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
+            }
+            Device::Gpu(gpu) => {
+                let params = Params {
+                    rows: word(rows.len())?,
+                    first_row: word(at)?,
+                    cols: word(cols)?,
+                    first: word(first)?,
+                    first_word: word(rows.start * row_bytes(dev, ty, block) / 4)?,
+                    pad: [0; 3],
+                };
+                let shader = shader.expect("others went through the host");
+                run(gpu, shader, inputs, (errors, &slab.buffer), block, &params)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// Reads what lives on a GPU, runs the twin, and writes the result back.
+fn shader_of(ty: GgmlType) -> Option<&'static str> {
+    let name = ty.name().to_lowercase();
+    shader::entries().find(|entry| entry.strip_prefix("recode/") == Some(&name))
+}
+
+fn run(
+    gpu: &GpuDevice,
+    shader: &'static str,
+    inputs: &RecodeInputs,
+    (errors, blocks): (&Buffer, &Buffer),
+    block: usize,
+    params: &Params,
+) -> Result<()> {
+    let rows_per_group = COLUMNS_PER_GROUP / block;
+    gpu.run(&Call {
+        shader,
+        weight: None,
+        overrides: &[],
+        bindings: &[inputs.targets, inputs.weights, inputs.coupling, errors, blocks],
+        params: bytemuck::bytes_of(params),
+        groups: (params.rows as usize).div_ceil(rows_per_group),
+        group_cost: (4 * COLUMNS_PER_GROUP * block) as f64,
+    })
+}
+
+/// For codewords: reads what lives on a GPU, runs the twin, and writes the result back.
 fn through_the_host(
     dev: &Device,
     blocks: &Weight,
