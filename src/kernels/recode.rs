@@ -11,6 +11,8 @@ use crate::quant::recode::{self, Columns};
 
 /// Columns of one workgroup of the types with a code for each.
 const COLUMNS_PER_GROUP: usize = 1024;
+/// Operations of the search for codewords, about, per column.
+const SEARCH_COST: usize = 3000;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -56,10 +58,6 @@ pub fn recode(
     inputs.coupling.expect_words("the coupling of recode", block * block)?;
     inputs.metric.expect_words("the metric of recode", block * unit)?;
     errors.expect_words("errors of recode", rows * cols)?;
-    let shader = shader_of(ty);
-    if dev.is_gpu() && shader.is_none() {
-        return through_the_host(dev, blocks, inputs, errors, (cols, first));
-    }
     ensure!(!inputs.targets.is_same(errors) && !inputs.weights.is_same(errors), "recode cannot work in place");
     for (slab, rows, at) in blocks.parts(0..rows) {
         match dev {
@@ -86,54 +84,39 @@ pub fn recode(
                     first_word: word(rows.start * row_bytes(dev, ty, block) / 4)?,
                     pad: [0; 3],
                 };
-                let shader = shader.expect("others went through the host");
-                run(gpu, shader, inputs, (errors, &slab.buffer), block, &params)?;
+                run(gpu, ty, inputs, (errors, &slab.buffer), unit, &params)?;
             }
         }
     }
     Ok(())
 }
 
-fn shader_of(ty: GgmlType) -> Option<&'static str> {
-    let name = ty.name().to_lowercase();
-    shader::entries().find(|entry| entry.strip_prefix("recode/") == Some(&name))
-}
-
 fn run(
     gpu: &GpuDevice,
-    shader: &'static str,
+    ty: GgmlType,
     inputs: &RecodeInputs,
     (errors, blocks): (&Buffer, &Buffer),
-    block: usize,
+    unit: usize,
     params: &Params,
 ) -> Result<()> {
-    let rows_per_group = COLUMNS_PER_GROUP / block;
+    let name = ty.name().to_lowercase();
+    let shader = shader::entries().find(|entry| entry.strip_prefix("recode/") == Some(&name));
+    let (block, rows) = (ty.block_len(), params.rows as usize);
+    let mut bindings = vec![inputs.targets, inputs.weights, inputs.coupling, errors, blocks];
+    let (rows_per_group, row_cost) = match unit {
+        1 => (COLUMNS_PER_GROUP / block, 4 * block * block),
+        _ => {
+            bindings.push(inputs.metric);
+            (1, 4 * block * block + SEARCH_COST * block)
+        }
+    };
     gpu.run(&Call {
-        shader,
+        shader: shader.with_context(|| format!("no shader recodes this tensor type: `{ty}`"))?,
         weight: None,
         overrides: &[],
-        bindings: &[inputs.targets, inputs.weights, inputs.coupling, errors, blocks],
+        bindings: &bindings,
         params: bytemuck::bytes_of(params),
-        groups: (params.rows as usize).div_ceil(rows_per_group),
-        group_cost: (4 * COLUMNS_PER_GROUP * block) as f64,
+        groups: rows.div_ceil(rows_per_group),
+        group_cost: (rows_per_group * row_cost) as f64,
     })
-}
-
-/// For codewords: reads what lives on a GPU, runs the twin, and writes the result back.
-fn through_the_host(
-    dev: &Device,
-    blocks: &Weight,
-    inputs: &RecodeInputs,
-    errors: &Buffer,
-    (cols, first): (usize, usize),
-) -> Result<()> {
-    let (targets, weights) = (dev.read::<f32>(inputs.targets)?, dev.read::<f32>(inputs.weights)?);
-    let (coupling, metric) = (dev.read::<f32>(inputs.coupling)?, dev.read::<f32>(inputs.metric)?);
-    let used = blocks.rows * blocks.cols;
-    let columns =
-        Columns { targets: &targets[..used], weights: &weights[..used], coupling: &coupling, metric: &metric };
-    let (mut bytes, mut all) = (blocks.download(dev)?, dev.read::<f32>(errors)?);
-    recode::recode(blocks.ty, columns, &mut all[..blocks.rows * cols], (cols, first), &mut bytes);
-    dev.write(errors, 0, &all)?;
-    blocks.overwrite(dev, &bytes)
 }

@@ -104,32 +104,55 @@ fn types() -> impl Iterator<Item = GgmlType> {
     GgmlType::all().filter(|ty| unit(*ty).is_some())
 }
 
+/// Equal bytes on llvmpipe, which rounds every operation as IEEE asks. Elsewhere division may be off by an ulp, and a near
+/// tie that falls the other way changes all that follows in its row.
+#[track_caller]
+fn assert_same_codes(case: &Case) {
+    let (ty, rows, cols) = (case.ty, case.rows, case.cols());
+    let expected = case.on(&Device::cpu());
+    case.check_errors(&expected);
+    let Some(device) = common::gpu() else { return };
+    let got = case.on(device);
+    case.check_errors(&got);
+    let blocks = expected.bytes.chunks(ty.block_bytes()).zip(got.bytes.chunks(ty.block_bytes()));
+    let different: Vec<usize> = blocks.enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row).collect();
+    println!("{ty}: {} of {rows} blocks differ", different.len());
+    let allowed = if device.name().contains("llvmpipe") { 0 } else { 1 + rows / 32 };
+    assert!(different.len() <= allowed, "{ty}: blocks {different:?} of {rows} differ");
+    for row in (0..rows).filter(|row| !different.contains(row)) {
+        for (a, b) in expected.errors[row * cols..][..cols].iter().zip(&got.errors[row * cols..]) {
+            assert!((a - b).abs() <= 1e-6, "{ty} row {row}: error {b} is not {a}");
+        }
+    }
+}
+
 #[test]
 fn a_gpu_recodes_as_the_cpu() {
     let mut random = Random::new(11);
     assert_eq!(types().count(), 25);
     for ty in types() {
-        // more rows than a workgroup has, and a last one that is partly empty
+        // one row, a last workgroup that is partly empty, and full ones
         for rows in [1, 17, 64] {
             let case = Case::new(ty, rows, &mut random);
-            let expected = case.on(&Device::cpu());
-            case.check_errors(&expected);
-            assert_ne!(expected.bytes, case.bytes, "{ty}: nothing to do");
-            let Some(device) = common::gpu() else { continue };
-            let got = case.on(device);
-            case.check_errors(&got);
-            let blocks = expected.bytes.chunks(ty.block_bytes()).zip(got.bytes.chunks(ty.block_bytes()));
-            let different: Vec<usize> = blocks.enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row).collect();
-            println!("{ty}: {} of {rows} blocks differ", different.len());
-            // a near tie that falls the other way changes all that follows in its row
-            assert!(different.len() * 200 <= rows, "{ty}: {different:?} of {rows} blocks differ");
-            let cols = case.cols();
-            for row in (0..rows).filter(|row| !different.contains(row)) {
-                for (a, b) in expected.errors[row * cols..][..cols].iter().zip(&got.errors[row * cols..]) {
-                    assert!((a - b).abs() <= 1e-6, "{ty} row {row}: error {b} is not {a}");
-                }
-            }
+            assert_ne!(case.on(&Device::cpu()).bytes, case.bytes, "{ty}: nothing to do");
+            assert_same_codes(&case);
         }
+    }
+}
+
+/// Blocks of zeros have a step of zero; inputs that are always zero give no metric and no coupling.
+#[test]
+fn degenerate_blocks_are_recoded_the_same() {
+    let mut random = Random::new(13);
+    for ty in types() {
+        let mut case = Case::new(ty, 3, &mut random);
+        case.bytes[..ty.block_bytes()].fill(0);
+        case.metric.fill(0.0);
+        case.targets[ty.block_len()..].fill(0.0);
+        assert_same_codes(&case);
+        case.coupling.fill(0.0);
+        case.weights.fill(0.0);
+        assert_same_codes(&case);
     }
 }
 
