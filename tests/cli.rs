@@ -59,6 +59,7 @@ fn misuse_exits_with_2() {
     is_misuse(&["quantize", "model", "--type", "Q4_K_M", "--plan", "plan.json"], "cannot be used with");
     is_misuse(&["quantize", "model", "--plan", "plan.json", "--keep", "x=Q4_K"], "cannot be used with");
     is_misuse(&["quantize", "model", "--type", "Q4_K_M", "--types", "Q4_K"], "cannot be used with");
+    is_misuse(&["quantize", "model", "--vram", "8GiB", "--like", "x.gguf"], "cannot be used with");
     is_misuse(&["plan", "a.json", "-o", "plan.json"], "--bpw");
     is_misuse(&["plan", "a.json", "-o", "plan.json", "--plan", "x"], "unexpected argument");
     is_misuse(&["imatrix", "-o", "x.gguf"], "MODEL");
@@ -73,6 +74,8 @@ fn bad_values_name_their_flag() {
         ("--size", "0GiB", "zero"),
         ("--bpw", "-1", "--bpw"),
         ("--bpw", "many", "not a number"),
+        ("--bpw", "3,", "not a number"),
+        ("--vram", "8", "needs a unit"),
         ("--max-kld", "0", "more than zero"),
         ("--type", "Q9_K_M", "unknown file type"),
         ("--pure", "Q9_K", "unknown tensor type: `Q9_K`"),
@@ -97,6 +100,7 @@ fn bad_values_name_their_flag() {
 #[test]
 fn missing_files_are_named() {
     fails_with(&["quantize", "no/model", "--bpw", "4.5"], "cannot find the model: `no/model`");
+    fails_with(&["plan", "no.json", "--like", "no.gguf", "-o", "plan.json"], "cannot find the GGUF: `no.gguf`");
     fails_with(&["imatrix", "no/model", "-o", "x.gguf"], "`no/model`");
     fails_with(&["imatrix", "--merge", "no.gguf", "-o", "x.gguf"], "`no.gguf`");
     fails_with(&["analyze", "no/model", "-o", "x.json"], "`no/model`");
@@ -126,6 +130,9 @@ fn an_output_that_cannot_be_is_refused() {
         |output: &Path, part| fails_with(&["quantize", text(&model), "--bpw", "4", "-o", text(output)], part);
     quantize(&model, "would overwrite the input");
     quantize(folder.path(), "the output is a folder");
+    fails_with(&["quantize", text(&model), "--bpw", "3,4", "-o", "x.gguf"], "several targets need a folder");
+    let twice = ["quantize", text(&model), "--bpw", "4,4.0", "-o", text(folder.path())];
+    fails_with(&twice, "two outputs have the same name");
     quantize(&folder.path().join("none/out.gguf"), "does not exist");
     assert_eq!(fs::read(&model).unwrap(), b"x");
 }

@@ -7,9 +7,11 @@ use std::path::Path;
 use assert_cmd::Command;
 use dq_gpu::gguf::GgufFile;
 use dq_gpu::plan::mixes::{self, MixOptions, ModelShape, TensorShape};
-use dq_gpu::plan::{Ftype, Plan};
+use dq_gpu::plan::vram::DRIVER_BYTES;
+use dq_gpu::plan::{Analysis, Ftype, Plan, RunShape};
 use dq_gpu::quant::GgmlType;
 use dq_gpu::source::Model;
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -148,6 +150,60 @@ fn a_divergence_is_never_exceeded() {
     assert!(figure(&fine, "bytes") > figure(&coarse, "bytes"));
 }
 
+/// One analysis, a file for each target, and each the file that its target alone makes.
+#[test]
+fn a_ladder_is_its_files() {
+    let folder = Folder::new();
+    let types = ["--types", "Q4_0,Q5_0,Q8_0"];
+    let mut command = Command::cargo_bin("dq-gpu").unwrap();
+    let named = folder.at("{target}.gguf");
+    let args = [&["quantize", SMALL, "-o", &named, "--bpw", "5,6", "--json"], &QUICK[..], &types].concat();
+    let lines = String::from_utf8(command.args(args).assert().success().get_output().stdout.clone()).unwrap();
+    let reports: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reports.len(), 2);
+    assert!(keys(&reports[0]["seconds"]).contains(&"weigh") && !keys(&reports[1]["seconds"]).contains(&"weigh"));
+    for (bpw, report) in ["5", "6"].iter().zip(&reports) {
+        let (rung, alone) = (folder.at(&format!("{bpw}bpw.gguf")), folder.at("alone.gguf"));
+        let single = quantize(SMALL, &[&["--bpw", bpw], &types[..]].concat(), &alone);
+        assert!(fs::read(&rung).unwrap() == fs::read(&alone).unwrap(), "other bytes at {bpw}");
+        assert_eq!(report["output"], rung.as_str());
+        for key in ["bytes", "bpw", "predicted_kld", "measured_kld", "types"] {
+            assert_eq!(report[key], single[key], "{key}");
+        }
+    }
+}
+
+#[test]
+fn as_large_as_another_file() {
+    let folder = Folder::new();
+    let [other, output] = ["other.gguf", "out.gguf"].map(|name| folder.at(name));
+    let size = quantize(SMALL, &["--pure", "Q5_0"], &other)["bytes"].as_u64().unwrap();
+    let report = quantize(SMALL, &["--like", &other, "--types", "Q4_0,Q5_0,Q8_0"], &output);
+    let bytes = report["bytes"].as_u64().unwrap();
+    assert!(bytes <= size && size - bytes < 10_000, "{bytes} bytes like {size}");
+}
+
+/// Plans for a memory count the cache: the longer the context, the smaller the file, to the byte.
+#[test]
+fn memory_is_shared_with_the_context() {
+    let folder = Folder::new();
+    let [analysis, plan] = ["analysis.json", "plan.json"].map(|name| folder.at(name));
+    run(&[&["analyze", SMALL, "-o", &analysis, "--types", "Q4_0,Q5_0,Q8_0"], &QUICK[..]].concat());
+    let shape = Analysis::read(Path::new(&analysis)).unwrap().shape.run.unwrap();
+    let model = Model::open(Path::new(SMALL)).unwrap();
+    assert_eq!(shape, RunShape::of(&model.hparams));
+    for (ctx, flag) in [(1000, "--vram-ctx"), (4000, "--ctx")] {
+        let vram = DRIVER_BYTES + shape.kv_bytes(ctx) + shape.compute_bytes(ctx) + 60_000;
+        let (vram, ctx) = (format!("{vram}B"), ctx.to_string());
+        let made = run(&["plan", &analysis, "--vram", &vram, flag, &ctx, "-o", &plan]);
+        let sized = run(&["plan", &analysis, "--size", "60000B", "-o", &plan]);
+        assert_eq!((&made["bytes"], &made["predicted_kld"]), (&sized["bytes"], &sized["predicted_kld"]));
+    }
+    let mut command = Command::cargo_bin("dq-gpu").unwrap();
+    let args = ["plan", &analysis, "--vram", "1MiB", "--ctx", "100000", "-o", &plan];
+    command.args(args).assert().code(1).stderr(contains("error: --vram: the KV cache of 100000 tokens alone takes"));
+}
+
 /// A BF16 GGUF made from the folder, and from it the types that llama.cpp's rules give.
 #[test]
 fn a_gguf_becomes_the_mix_of_llama_cpp() {
@@ -228,6 +284,13 @@ fn plans_travel_in_files() {
         assert!(lines.lines().any(|found| found == line), "no `{line}` in\n{lines}");
     }
     assert_eq!(analyzed["tensors"], matrices(&file).len());
+    let groups = made["groups"].as_array().unwrap();
+    let shares: f64 = groups.iter().map(|group| figure(group, "share")).sum();
+    assert!((shares - 1.0).abs() < 1e-9 && figure(&made["less"], "predicted_kld") > figure(&made, "predicted_kld"));
+    assert!(figure(&made["worst"][0], "share") > 0.0 && groups[0]["types"].is_object());
+    let mut command = Command::cargo_bin("dq-gpu").unwrap();
+    let people = command.args(["plan", &analysis, "--bpw", "6", "-o", &plan]).assert().success();
+    people.stdout(contains("class  ").and(contains("most damage  ")).and(contains("1 % smaller ")));
 }
 
 #[test]

@@ -191,15 +191,26 @@ fn a_decoded_model_finds_its_type_again() {
         assert_eq!(report["predicted_kld"], 0.0, "{ty}");
         assert_eq!(report["measured_kld"], 0.0, "{ty}");
         let [first, again] = [first, again].map(|file| GgufFile::open(file.as_ref()).unwrap());
-        for tensor in &first.tensors {
-            let same = again.tensor(&tensor.name).unwrap();
-            assert_eq!(same.ty, tensor.ty, "{}", tensor.name);
-            assert!(again.data(same) == first.data(tensor), "other bytes in {}", tensor.name);
-        }
+        assert_same_weights(&first, &again);
         // the type alone is enough, whatever the importance of columns
         let pure = at("pure.gguf");
         run(&["quantize", &decoded, "--pure", ty, "-o", &pure]);
-        let pure = GgufFile::open(pure.as_ref()).unwrap();
-        assert!(first.tensors.iter().all(|t| pure.data(pure.tensor(&t.name).unwrap()) == first.data(t)), "{ty}");
+        assert_same_weights(&first, &GgufFile::open(pure.as_ref()).unwrap());
     }
+}
+
+/// Equal types and values everywhere, and equal bytes but for blocks that can be written in two ways: with one level only, or
+/// with both signs of the scale.
+fn assert_same_weights(a: &GgufFile, b: &GgufFile) {
+    let (mut blocks, mut equal) = (0, 0);
+    for tensor in &a.tensors {
+        let other = b.tensor(&tensor.name).unwrap();
+        let (ty, name) = (tensor.ty, &tensor.name);
+        assert_eq!(other.ty, ty, "{name}");
+        assert!(decode(ty, a.data(tensor)) == decode(ty, b.data(other)), "other weights in {name}");
+        let pairs = a.data(tensor).chunks(ty.block_bytes()).zip(b.data(other).chunks(ty.block_bytes()));
+        blocks += pairs.len();
+        equal += pairs.filter(|(a, b)| a == b).count();
+    }
+    assert!(equal as f64 > 0.95 * blocks as f64, "{equal} of {blocks} blocks have the same bytes");
 }

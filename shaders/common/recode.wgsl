@@ -15,9 +15,10 @@ struct Params {
     first: u32,
     // Where the first block is.
     first_word: u32,
+    // Whether the errors are those of the codes in the blocks: codewords then are only replaced by better ones.
+    coded: u32,
     pad_0: u32,
     pad_1: u32,
-    pad_2: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> target_values: array<f32>;

@@ -18,6 +18,14 @@ struct Choice {
     signs: u32,
 }
 
+struct Best {
+    choice: Choice,
+    // What this invocation's column decodes to, less the offset.
+    value: f32,
+    // Whether the code in the block is at least as good.
+    is_kept: bool,
+}
+
 // M (target - value) of the column of this invocation, and the cost of that difference for the unit.
 struct Pull {
     own: f32,
@@ -28,8 +36,6 @@ struct Pull {
 var<private> metric_row: array<f32, UNIT>;
 var<private> diagonal: f32;
 var<private> majorant: f32;
-// What the best choice decodes to, less the offset.
-var<private> best_value: f32;
 var<workgroup> misses: array<f32, UNIT>;
 var<workgroup> costs: array<f32, UNIT>;
 var<workgroup> improves: u32;
@@ -74,14 +80,22 @@ fn pull_of(local: u32, miss: f32) -> Pull {
     return pull;
 }
 
-// A cheap code under the whole metric: that of its diagonal, then steps that each lower the cost (of a separable bound).
-fn search(local: u32, wanted: f32, scale: f32) -> Choice {
+// A cheap code under the whole metric: the current one or that of the diagonal, then steps that each lower the cost (of a
+// separable bound).
+fn search(local: u32, wanted: f32, current: f32, scale: f32) -> Best {
     let n = local % UNIT;
-    var best = choose(local, wanted, diagonal, scale);
-    best_value = value_of(best, n, scale);
-    var pull = pull_of(local, wanted - best_value);
+    let choice = choose(local, wanted, diagonal, scale);
+    var best = Best(choice, value_of(choice, n, scale), false);
+    var pull = pull_of(local, wanted - best.value);
+    if params.coded != 0u {
+        let current_pull = pull_of(local, wanted - current);
+        if current_pull.cost <= pull.cost {
+            best = Best(choice, current, true);
+            pull = current_pull;
+        }
+    }
     for (var descent = 0u; descent < DESCENTS; descent++) {
-        let trial = choose(local, best_value + pull.own / majorant, majorant, scale);
+        let trial = choose(local, best.value + pull.own / majorant, majorant, scale);
         let value = value_of(trial, n, scale);
         let trial_pull = pull_of(local, wanted - value);
         if local == 0u {
@@ -90,8 +104,7 @@ fn search(local: u32, wanted: f32, scale: f32) -> Choice {
         if workgroupUniformLoad(&improves) == 0u {
             break;
         }
-        best = trial;
-        best_value = value;
+        best = Best(trial, value, false);
         pull = trial_pull;
     }
     return best;
@@ -108,15 +121,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var start = 0u; start < BLOCK_LEN; start += UNIT) {
         let step = step_of(block_of(row, 0u), start);
         load_metric(start, n);
-        let choice = search(local, targets[start + n] - step.y, step.x);
+        let current = originals[original_at(row, 0u, start + n)] - errors[start + n] - step.y;
+        let best = search(local, targets[start + n] - step.y, current, step.x);
         if local < UNIT {
-            moved[local] = settle(row, 0u, start + local, best_value + step.y);
+            moved[local] = settle(row, 0u, start + local, best.value + step.y);
         }
-        find_number(local, choice.words.x, 0u);
-        find_number(local, choice.words.y, 1u);
+        find_number(local, best.choice.words.x, 0u);
+        find_number(local, best.choice.words.y, 1u);
         pass_on(0u, local, start);
-        if local == 0u {
-            put_word(start / UNIT, choice);
+        if local == 0u && !best.is_kept {
+            put_word(start / UNIT, best.choice);
         }
     }
     store(row, local);

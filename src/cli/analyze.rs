@@ -9,10 +9,10 @@ use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
 use super::output::{self, AnalyzeReport};
 use super::progress::Bars;
+use super::rounding::RoundingArgs;
 use super::text::Reader;
 use crate::pipeline::quantize::{Clock, Goal, Job};
 use crate::plan::{Constraints, Target};
-use crate::rounding::Method;
 use crate::source::Model;
 
 const EXAMPLES: &str = "\
@@ -43,6 +43,8 @@ pub struct AnalyzeArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub rounding: RoundingArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
 }
@@ -76,11 +78,10 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         types: &types,
         constraints: Constraints::default(),
         // any goal that needs the whole analysis: the job ends before it plans
-        goal: Goal::Target(Target::MaxKld(0.0)),
+        goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: args.seed,
-        rounding: Method::PLAIN,
+        rounding: args.rounding.method(),
         memory: args.device.memory(),
-        output: &args.output,
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;
     analysis.write(&args.output)?;

@@ -12,7 +12,7 @@ use crate::forward::StreamOptions;
 use crate::gguf::SplitName;
 use crate::imatrix::Imatrix;
 use crate::plan::constraints::{Demand, parse_types};
-use crate::plan::{Constraints, Ftype, Profile, Rule, Target};
+use crate::plan::{Constraints, Profile, Rule};
 use crate::quant::{self, GgmlType};
 use crate::source::Model;
 
@@ -108,45 +108,13 @@ pub fn constraints(types: &TypeArgs, keep: &KeepArgs, has_imatrix: bool) -> Cons
     }
 }
 
-/// What the file is made for: exactly one of these.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Target (exactly one)")]
-#[group(id = "target", required = true, multiple = false)]
-pub struct TargetArgs {
-    /// At most this size for the whole file: 4.7GiB, 800MB, 5225472B
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub size: Option<u64>,
-    /// At most this many bits per weight, over all tensors
-    #[arg(long, value_name = "BITS", value_parser = positive)]
-    pub bpw: Option<f64>,
-    /// The smallest file whose predicted KL divergence is at most this many nats per token
-    #[arg(long, value_name = "NATS", value_parser = positive)]
-    pub max_kld: Option<f64>,
-    /// llama.cpp's own mix of this name, by its rules: Q4_K_M
-    #[arg(long = "type", value_name = "MIX", value_parser = str::parse::<Ftype>, conflicts_with_all = ["types", "profile"])]
-    pub mix: Option<Ftype>,
-    /// One type for every tensor that can be quantized: Q4_K
-    #[arg(long, value_name = "TYPE", value_parser = weight_type, conflicts_with_all = ["types", "profile"])]
-    pub pure: Option<GgmlType>,
-}
-
-impl TargetArgs {
-    /// The target, if it is one of these (clap has made sure that there is not more than one).
-    pub fn target(&self) -> Option<Target> {
-        let size = self.size.map(Target::Size);
-        let bpw = self.bpw.map(Target::Bpw);
-        let max_kld = self.max_kld.map(Target::MaxKld);
-        size.or(bpw).or(max_kld).or(self.mix.map(Target::Type)).or(self.pure.map(Target::Pure))
-    }
-}
-
-fn positive(text: &str) -> Result<f64> {
+pub(super) fn positive(text: &str) -> Result<f64> {
     let number: f64 = text.parse().ok().context("not a number")?;
     ensure!(number.is_finite() && number > 0.0, "the number must be more than zero");
     Ok(number)
 }
 
-fn weight_type(name: &str) -> Result<GgmlType> {
+pub(super) fn weight_type(name: &str) -> Result<GgmlType> {
     parse_types(name)?.first().copied().context("a type is missing")
 }
 

@@ -9,10 +9,13 @@ mod inspect;
 mod kld;
 pub mod output;
 mod plan;
+mod plan_report;
 pub mod progress;
 mod quantize;
+mod rounding;
 pub mod size;
 mod table;
+mod target;
 mod text;
 
 use std::io::IsTerminal;
@@ -64,7 +67,7 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 struct OutputArgs {
-    /// Print the result as one JSON object and nothing else
+    /// Print the result as one JSON object and nothing else; of several targets one object a line, each when it is done
     #[arg(long, global = true)]
     json: bool,
     /// No progress and no notes: only the result, and errors

@@ -108,6 +108,30 @@ impl Report for QuantizeReport {
     }
 }
 
+/// All files of one run, for people: one line each.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Ladder(pub Vec<QuantizeReport>);
+
+impl Report for Ladder {
+    fn human(&self) -> String {
+        let right = |title| (title, Align::Right);
+        let titles = [right("bpw"), right("bytes"), right("predicted KL"), right("measured KL"), right("same top")];
+        let mut table = Table::new(&[&titles[..], &[("output", Align::Left)]].concat());
+        for report in &self.0 {
+            table.row([
+                format!("{:.3}", report.bpw),
+                grouped(report.bytes),
+                report.predicted_kld.map_or("-".to_owned(), nats),
+                with_se(report.measured_kld, report.measured_kld_se),
+                format!("{:.2} %", report.same_top * 100.0),
+                report.output.display().to_string(),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
 /// What `imatrix` did.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImatrixReport {
@@ -169,38 +193,6 @@ impl Report for AnalyzeReport {
     }
 }
 
-/// What `plan` decided.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlanReport {
-    pub output: PathBuf,
-    /// The `--tensor-type-file` that was written too.
-    pub tensor_types: Option<PathBuf>,
-    /// Of the whole file that this plan makes.
-    pub bytes: u64,
-    pub bpw: f64,
-    pub predicted_kld: Option<f64>,
-    #[serde(serialize_with = "by_type")]
-    pub types: Vec<TypeShare>,
-    #[serde(serialize_with = "with_bits")]
-    pub fallbacks: Vec<Fallback>,
-}
-
-impl Report for PlanReport {
-    fn human(&self) -> String {
-        let mut text = format!("{}\n", types_table(&self.types));
-        text += &fallback_lines(&self.fallbacks);
-        line(&mut text, "plan", &self.output.display().to_string());
-        if let Some(path) = &self.tensor_types {
-            line(&mut text, "tensor types", &path.display().to_string());
-        }
-        line(&mut text, "size", &size_and_bpw(self.bytes, self.bpw));
-        if let Some(kld) = self.predicted_kld {
-            line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
-        }
-        text
-    }
-}
-
 /// Every statistic of two models on the same text.
 #[derive(Clone, Debug, Serialize)]
 pub struct KldReport {
@@ -229,12 +221,12 @@ pub(super) fn chunks_of(chunks: u32, size: u32) -> String {
     format!("{} chunks{of}", grouped(chunks.into()))
 }
 
-fn size_and_bpw(size: u64, bpw: f64) -> String {
+pub(super) fn size_and_bpw(size: u64, bpw: f64) -> String {
     format!("{} bytes ({}), {bpw:.3} bits per weight", grouped(size), bytes(size))
 }
 
 /// Four digits that count, however small the number.
-fn nats(kld: f64) -> String {
+pub(super) fn nats(kld: f64) -> String {
     match kld.abs() {
         0.0 => "0".to_owned(),
         size if size < 1e-4 => format!("{kld:.3e}"),
@@ -256,7 +248,7 @@ fn steps_table(steps: &[StepTime]) -> Table {
     table
 }
 
-fn types_table(types: &[TypeShare]) -> Table {
+pub(super) fn types_table(types: &[TypeShare]) -> Table {
     let right = |title| (title, Align::Right);
     let mut table = Table::new(&[("type", Align::Left), right("tensors"), right("bytes"), right("share")]);
     let all: u64 = types.iter().map(|share| share.bytes).sum();
@@ -268,7 +260,7 @@ fn types_table(types: &[TypeShare]) -> Table {
 }
 
 /// One line for all tensors with the same fallback, then an empty line; nothing without fallbacks.
-fn fallback_lines(fallbacks: &[Fallback]) -> String {
+pub(super) fn fallback_lines(fallbacks: &[Fallback]) -> String {
     let mut groups: BTreeMap<(GgmlType, GgmlType), Vec<&str>> = BTreeMap::new();
     for note in fallbacks {
         groups.entry((note.wanted, note.used)).or_default().push(&note.tensor);
@@ -299,7 +291,7 @@ fn by_step<S: Serializer>(steps: &[StepTime], serializer: S) -> Result<S::Ok, S:
 }
 
 /// `{"Q4_K": {"count": ..., "bytes": ...}, ...}`.
-fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(types.len()))?;
     for share in types {
         map.serialize_entry(share.ty.name(), share)?;
@@ -308,7 +300,7 @@ fn by_type<S: Serializer>(types: &[TypeShare], serializer: S) -> Result<S::Ok, S
 }
 
 /// Fallbacks with the bits per weight of both types.
-fn with_bits<S: Serializer>(fallbacks: &[Fallback], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn with_bits<S: Serializer>(fallbacks: &[Fallback], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Note<'a> {
         #[serde(flatten)]
@@ -375,7 +367,7 @@ mod tests {
             "listen     2.25",
             "total      2.75",
             "Q4_K        3  3,000  75.0 %",
-            "Q4_K -> Q5_0: blk.0.ffn_down.weight and 1 more",
+            "Q4_K -> Q5_0, 5.5 instead of 4.5 bits per weight: blk.0.ffn_down.weight and 1 more",
             "5,225,472 bytes (4.98 MiB), 4.498 bits per weight",
             "predicted KL    0.021300 nats",
             "0.022100 ± 0.000400 nats per token on 8,192 held-out tokens",

@@ -42,6 +42,8 @@ pub struct Bars {
 struct State {
     current: Option<Step>,
     done: Vec<StepTime>,
+    /// Nothing has been shown since [`Bars::part`].
+    parted: bool,
 }
 
 struct Step {
@@ -65,6 +67,16 @@ impl Bars {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty line between the progress so far and a result that is printed now.
+    pub fn part(&self) {
+        let mut state = self.state();
+        self.finish(&mut state);
+        if !state.parted && !state.done.is_empty() {
+            self.note("");
+        }
+        state.parted = true;
     }
 
     /// A line on stderr that is not part of a bar.
@@ -91,6 +103,7 @@ impl Progress for Bars {
     fn begin(&self, step: &str, total: u64) {
         let mut state = self.state();
         self.finish(&mut state);
+        state.parted = false;
         let bar = match self.style {
             Style::Bars => {
                 let bar = self.multi.add(ProgressBar::new(total).with_style(bar_style(total)));
@@ -125,7 +138,7 @@ impl Drop for Bars {
         let unfinished = state.current.take();
         if let Some(step) = &unfinished {
             step.bar.finish_and_clear();
-        } else if !state.done.is_empty() {
+        } else if !state.parted && !state.done.is_empty() {
             self.note("");
         }
     }

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueHint};
 
-use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TargetArgs, TypeArgs};
-use super::output::{self, QuantizeReport, StepTime, TypeShare};
+use super::Global;
+use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs};
+use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
+use super::rounding::RoundingArgs;
+use super::target::{self, TargetArgs, VramArgs, Wanted};
 use super::text::Reader;
-use super::{Global, table};
-use crate::gguf::{GgufFile, SplitName};
-use crate::pipeline::quantize::{Goal, Job};
-use crate::plan::{Plan, Target};
-use crate::rounding::Method;
+use crate::gguf::GgufFile;
+use crate::pipeline::quantize::{Goal, Job, Outcome};
+use crate::plan::{Plan, RunShape};
 use crate::source::Model;
 
 const EXAMPLES: &str = "\
@@ -21,6 +22,9 @@ Examples:
   dq-gpu quantize ./Qwen3-8B --size 4.7GiB -o qwen3-8b.gguf
   dq-gpu quantize ./Qwen3-8B --bpw 4.5 --keep 'token_embd=Q6_K'
   dq-gpu quantize ./Qwen3-8B --max-kld 0.02 --profile apple
+  dq-gpu quantize ./Qwen3-8B --vram 8GiB --vram-ctx 16384
+  dq-gpu quantize ./Qwen3-8B --like other/qwen3-8b-Q4_K_M.gguf -o qwen3-8b.gguf
+  dq-gpu quantize ./Qwen3-8B --bpw 2.5,3,3.5,4,5,6 -o ladder/{target}.gguf
   dq-gpu quantize qwen3-8b-bf16.gguf --type Q4_K_M --imatrix qwen3-8b.imatrix.gguf
   dq-gpu quantize ./Qwen3-8B --plan plan.json --device cpu";
 
@@ -34,14 +38,17 @@ pub struct QuantizeArgs {
     /// A Hugging Face folder, or a GGUF (of a split model, any of its files)
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
-    /// The GGUF to write [default: the model's name and the target, in the current folder]
+    /// The GGUF to write; {target} in its name stands for the target. For several targets such a name, or a folder
+    /// [default: the model's name and the target, in the current folder]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub vram: VramArgs,
     /// The types in a plan file (see `dq-gpu plan`)
     #[arg(long, value_name = "FILE", group = "target", conflicts_with_all = ["types", "profile", "keep"])]
-    #[arg(help_heading = "Target (exactly one)", value_hint = ValueHint::FilePath)]
+    #[arg(help_heading = target::HEADING, value_hint = ValueHint::FilePath)]
     pub plan: Option<PathBuf>,
     #[command(flatten)]
     pub types: TypeArgs,
@@ -55,61 +62,41 @@ pub struct QuantizeArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
     pub seed: u64,
-    /// search: every block for itself; feedback: the columns of a matrix make good each other's errors
-    #[arg(long, value_enum, default_value_t, help_heading = "Rounding")]
-    pub rounding: Rounding,
-    /// How long to look for better codes
-    #[arg(long, value_enum, default_value_t, help_heading = "Rounding")]
-    pub effort: Effort,
+    #[command(flatten)]
+    pub rounding: RoundingArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Rounding {
-    Search,
-    #[default]
-    Feedback,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Effort {
-    Fast,
-    #[default]
-    Normal,
-    Max,
-}
-
-/// What the two options mean together.
-fn method(rounding: Rounding, effort: Effort) -> Method {
-    let feedback = matches!(rounding, Rounding::Feedback);
-    let descents = match effort {
-        Effort::Fast => 0,
-        Effort::Normal => 1,
-        Effort::Max => 4,
-    };
-    Method { feedback, descents }
 }
 
 pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
     common::require("model", [&args.model])?;
     common::require("importance matrix", &args.imatrix)?;
     common::require("plan", &args.plan)?;
+    common::require("GGUF", &args.target.like)?;
     common::require("calibration text", &args.text.calibration)?;
-    let file = match &args.output {
-        Some(path) => path.clone(),
-        None => default_output(args)?,
-    };
-    let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.plan).chain(&args.text.calibration);
-    common::check_output(&file, inputs)?;
+    let wanted = args.target.wanted();
+    let files = output_files(args, &wanted)?;
+    for file in &files {
+        let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.plan).chain(&args.target.like);
+        common::check_output(file, inputs.chain(&args.text.calibration))?;
+    }
     let bars = global.bars()?;
-    let report = work(args, &file, &bars)?;
-    // the last step's bar is gone before the result appears
+    let reports = work(args, &wanted, &files, &bars, global)?;
     drop(bars);
-    output::print(global, &report)
+    if reports.len() > 1 && !global.json {
+        output::print(global, &Ladder(reports))?;
+    }
+    Ok(())
 }
 
-fn work(args: &QuantizeArgs, file: &Path, bars: &Bars) -> Result<QuantizeReport> {
+/// Makes all files, and prints the report of each as soon as it is there.
+fn work(
+    args: &QuantizeArgs,
+    wanted: &[Wanted],
+    files: &[PathBuf],
+    bars: &Bars,
+    global: &Global,
+) -> Result<Vec<QuantizeReport>> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
     let reader = Reader::new(&model)?;
@@ -124,15 +111,28 @@ fn work(args: &QuantizeArgs, file: &Path, bars: &Bars) -> Result<QuantizeReport>
         heldout: &heldout,
         types: &args.types.candidates(&model, &args.keep.keep),
         constraints: common::constraints(&args.types, &args.keep, true),
-        goal: goal(args),
+        goals: &goals(args, wanted, &model)?,
         seed: args.seed,
-        rounding: method(args.rounding, args.effort),
+        rounding: args.rounding.method(),
         memory: args.device.memory(),
-        output: file,
     };
-    let outcome = job.run(bars)?;
+    let mut reports: Vec<QuantizeReport> = Vec::new();
+    job.run(files, bars, |outcome| {
+        let report = report(outcome, device.name())?;
+        // no bar is left when the result appears
+        bars.part();
+        output::print(global, &report)?;
+        if files.len() > 1 && !global.json {
+            println!();
+        }
+        reports.push(report);
+        Ok(())
+    })?;
+    Ok(reports)
+}
+
+fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
     Ok(QuantizeReport {
-        output: file.to_owned(),
         bytes: outcome.bytes,
         bpw: outcome.plan.bpw,
         predicted_kld: outcome.plan.predicted_kld,
@@ -140,29 +140,33 @@ fn work(args: &QuantizeArgs, file: &Path, bars: &Bars) -> Result<QuantizeReport>
         measured_kld_se: outcome.report.all.mean_kld_se,
         same_top: outcome.report.all.same_top,
         tokens: outcome.report.all.tokens,
-        device: device.name(),
+        device,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
-        types: TypeShare::of_file(&GgufFile::open(file)?.summary()),
+        types: TypeShare::of_file(&GgufFile::open(&outcome.output)?.summary()),
         fallbacks: outcome.plan.fallbacks,
+        output: outcome.output,
     })
 }
 
-fn goal(args: &QuantizeArgs) -> Goal {
-    match (args.target.target(), args.plan.clone()) {
-        (Some(target), _) => Goal::Target(target),
-        (None, Some(path)) => Goal::Plan(Box::new(move |analysis| Plan::read(&path, analysis))),
-        (None, None) => unreachable!("clap asks for a target"),
+fn goals(args: &QuantizeArgs, wanted: &[Wanted], model: &Model) -> Result<Vec<Goal>> {
+    if let Some(path) = args.plan.clone() {
+        return Ok(vec![Goal::Plan(Box::new(move |analysis| Plan::read(&path, analysis)))]);
     }
+    let run = RunShape::of(&model.hparams);
+    wanted.iter().map(|wanted| Ok(Goal::Target(wanted.resolve(&args.vram, Some(&run))?))).collect()
 }
 
-/// `<model>-<target>.gguf` in the current folder.
-fn default_output(args: &QuantizeArgs) -> Result<PathBuf> {
-    let target = match (args.target.target(), &args.plan) {
-        (Some(target), _) => target_label(target),
-        (None, Some(plan)) => plan.file_stem().context("the plan has no file name")?.to_string_lossy().into_owned(),
-        (None, None) => unreachable!("clap asks for a target"),
+/// A file for each target; without `--output`, `<model>-<target>.gguf` in the current folder.
+fn output_files(args: &QuantizeArgs, wanted: &[Wanted]) -> Result<Vec<PathBuf>> {
+    let labels: Vec<String> = match &args.plan {
+        Some(plan) => vec![plan.file_stem().context("the plan has no file name")?.to_string_lossy().into_owned()],
+        None => wanted.iter().map(Wanted::label).collect(),
     };
-    Ok(format!("{}-{target}.gguf", model_name(&args.model)?).into())
+    let name = model_name(&args.model)?;
+    match &args.output {
+        Some(output) => target::outputs(output, &labels, &name, "gguf"),
+        None => target::outputs(format!("{name}-{{target}}.gguf").as_ref(), &labels, &name, "gguf"),
+    }
 }
 
 /// Name of the folder, or of the file without its ending and split number.
@@ -173,42 +177,15 @@ fn model_name(model: &Path) -> Result<String> {
     if path.is_dir() {
         return Ok(path.file_name().with_context(shown)?.to_string_lossy().into_owned());
     }
-    let stem = path.file_stem().with_context(shown)?.to_string_lossy().into_owned();
-    match SplitName::parse(&path) {
-        Some(split) => {
-            let ending = format!("-{:05}-of-{:05}", split.number, split.count);
-            Ok(stem.strip_suffix(&ending).unwrap_or(&stem).to_owned())
-        }
-        None => Ok(stem),
-    }
-}
-
-fn target_label(target: Target) -> String {
-    match target {
-        Target::Size(size) => table::bytes(size).replace(' ', ""),
-        Target::Bpw(bits) => format!("{bits}bpw"),
-        Target::MaxKld(nats) => format!("kld{nats}"),
-        Target::Type(mix) => mix.name().to_owned(),
-        Target::Pure(ty) => ty.name().to_owned(),
-    }
+    Ok(target::stem(&path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Ftype;
-    use crate::quant::GgmlType;
 
     #[test]
-    fn the_default_name_tells_model_and_target() {
-        let labels = [
-            Target::Size(5_046_586_572),
-            Target::Bpw(4.5),
-            Target::MaxKld(0.02),
-            Target::Type(Ftype::Q4_K_M),
-            Target::Pure(GgmlType::IQ4_XS),
-        ];
-        assert_eq!(labels.map(target_label), ["4.70GiB", "4.5bpw", "kld0.02", "Q4_K_M", "IQ4_XS"]);
+    fn the_default_name_tells_the_model() {
         let folder = tempfile::Builder::new().prefix("Qwen3-8B").tempdir().unwrap();
         let name = folder.path().file_name().unwrap().to_string_lossy();
         assert_eq!(model_name(&folder.path().join(".")).unwrap(), name);

@@ -22,7 +22,8 @@ struct Params {
     cols: u32,
     first: u32,
     first_word: u32,
-    pad: [u32; 3],
+    coded: u32,
+    pad: [u32; 2],
 }
 
 /// What [`recode`] reads; matrices are row-major, `block` is the block length of the type.
@@ -35,6 +36,8 @@ pub struct RecodeInputs<'a> {
     pub coupling: &'a Buffer,
     /// `[block, unit]`: the symmetric matrix of each unit's costs.
     pub metric: &'a Buffer,
+    /// Whether the errors are those of the codes in the blocks: codewords then are only replaced by better ones.
+    pub coded: bool,
 }
 
 /// Replaces the codes of `blocks` `[rows, block]` and, in `errors` `[rows, cols]` (weight less decoded value), those of its
@@ -71,6 +74,7 @@ pub fn recode(
                     weights: &weights[part],
                     coupling: &coupling,
                     metric: &metric,
+                    coded: inputs.coded,
                 };
                 let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
                 recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
@@ -82,7 +86,8 @@ pub fn recode(
                     cols: word(cols)?,
                     first: word(first)?,
                     first_word: word(rows.start * row_bytes(dev, ty, block) / 4)?,
-                    pad: [0; 3],
+                    coded: inputs.coded.into(),
+                    pad: [0; 2],
                 };
                 run(gpu, ty, inputs, (errors, &slab.buffer), unit, &params)?;
             }

@@ -19,7 +19,7 @@ use crate::kernels::encode::encode;
 use crate::kernels::row_error::row_error;
 use crate::kernels::weight::Weight;
 use crate::plan::analysis::ANALYSIS_VERSION;
-use crate::plan::{Analysis, Candidate, ModelShape, TensorAnalysis};
+use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
@@ -102,6 +102,7 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
             head_count: hparams.n_head as u32,
             head_count_kv: hparams.n_head_kv as u32,
             expert_count: 0,
+            run: Some(RunShape::of(hparams)),
         },
         fixed_bytes: fixed_bytes(model, metadata)?,
         tensors: tensors.collect(),

@@ -15,4 +15,4 @@ pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
 pub use prove::{Scoring, prove, report};
 pub use round::{RoundingInputs, round};
-pub use write::{Written, write};
+pub use write::{FileInputs, Written, write};

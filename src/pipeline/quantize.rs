@@ -1,14 +1,14 @@
 //! The whole job: from a model to a proven file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::{
-    AnalysisInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata, prove, sense,
-    write,
+    AnalysisInputs, FileInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata,
+    prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -67,15 +67,16 @@ pub struct Job<'a> {
     pub heldout: &'a Chunks,
     pub types: &'a [GgmlType],
     pub constraints: Constraints,
-    pub goal: Goal,
+    /// What to make, each a file of its own, from one analysis.
+    pub goals: &'a [Goal],
     pub seed: u64,
     pub memory: StreamOptions,
     pub rounding: Method,
-    pub output: &'a Path,
 }
 
 /// What the job did.
 pub struct Outcome {
+    pub output: PathBuf,
     pub plan: Plan,
     pub bytes: u64,
     pub report: Report,
@@ -93,23 +94,44 @@ pub struct Knowledge {
 }
 
 impl Job<'_> {
-    /// Runs all steps. The output gets its name only after it has been measured.
-    pub fn run(self, progress: &dyn Progress) -> Result<Outcome> {
+    /// Runs all steps and makes one file for each goal. `done` hears of each when it has got its name, after it has been
+    /// measured.
+    pub fn run(
+        &self,
+        outputs: &[PathBuf],
+        progress: &dyn Progress,
+        mut done: impl FnMut(Outcome) -> Result<()>,
+    ) -> Result<()> {
         let mut clock = Clock::default();
-        self.check_goal()?;
-        let Knowledge { analysis, imatrix, sensitivities, provenance } = self.learn(&mut clock, progress)?;
-        let mut target = match &self.goal {
+        self.check_goals()?;
+        let knowledge = self.learn(&mut clock, progress)?;
+        for (goal, output) in self.goals.iter().zip(outputs) {
+            done(self.make(goal, output, &knowledge, std::mem::take(&mut clock), progress)?)?;
+        }
+        Ok(())
+    }
+
+    fn make(
+        &self,
+        goal: &Goal,
+        output: &Path,
+        knowledge: &Knowledge,
+        mut clock: Clock,
+        progress: &dyn Progress,
+    ) -> Result<Outcome> {
+        let Knowledge { analysis, imatrix, sensitivities, provenance } = knowledge;
+        let mut target = match goal {
             Goal::Target(target) => Some(*target),
             Goal::Plan(_) => None,
         };
         for attempt in 0..=TIGHTENINGS {
-            let plan = match (&self.goal, &target) {
-                (Goal::Plan(read), _) => read(&analysis)?,
-                (Goal::Target(_), Some(target)) => solve_near(&analysis, target, &self.constraints)?,
+            let plan = match (goal, &target) {
+                (Goal::Plan(read), _) => read(analysis)?,
+                (Goal::Target(_), Some(target)) => solve_near(analysis, target, &self.constraints)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
-            let metadata = output_metadata(self.model, imatrix.as_ref(), &provenance, Some(&plan));
+            let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
             let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
             let rounding = RoundingInputs {
                 method: self.rounding,
@@ -118,13 +140,14 @@ impl Job<'_> {
                 memory: self.memory,
             };
             let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
-            let written =
-                write(self.device, self.model, &plan, imatrix.as_ref(), rounding, &metadata, self.output, progress)?;
+            let inputs =
+                FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
+            let written = write(self.device, &inputs, output, progress)?;
             let mut writer = written.writer;
             clock.lap("write");
             let report = self.measure(writer.readable()?, progress)?;
             clock.lap("prove");
-            if let (Some(Target::MaxKld(wanted)), Goal::Target(Target::MaxKld(asked))) = (&mut target, &self.goal)
+            if let (Some(Target::MaxKld(wanted)), Goal::Target(Target::MaxKld(asked))) = (&mut target, goal)
                 && report.all.mean_kld > *asked
             {
                 if attempt == TIGHTENINGS {
@@ -140,21 +163,27 @@ impl Job<'_> {
             writer.patch(MEASURED_KLD, Value::F32(report.all.mean_kld as f32))?;
             writer.patch(MEASURED_TOKENS, Value::U32(report.all.tokens as u32))?;
             let bytes = writer.finish()?;
-            return Ok(Outcome { plan, bytes, report, steps: clock.laps });
+            return Ok(Outcome { output: output.to_owned(), plan, bytes, report, steps: clock.laps });
         }
         unreachable!("the last attempt returns")
     }
 
     /// Refuses what no plan can meet before anything is measured. The stand-in for the importance matrix makes metadata of
     /// the very size of the file's.
-    fn check_goal(&self) -> Result<()> {
-        let Goal::Target(target) = &self.goal else { return Ok(()) };
+    fn check_goals(&self) -> Result<()> {
         let provenance = self.provenance();
         let unmeasured = Imatrix { datasets: vec![self.dataset.to_string()], ..Default::default() };
         let imatrix = self.imatrix.as_ref().map_or(&unmeasured, |(imatrix, _)| imatrix);
         let metadata = output_metadata(self.model, Some(imatrix), &provenance, None);
         let bare = bare_analysis(self.model, &metadata, "")?;
-        check_budget(&bare, target, &self.constraints, self.types)
+        self.targets().try_for_each(|target| check_budget(&bare, target, &self.constraints, self.types))
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.goals.iter().filter_map(|goal| match goal {
+            Goal::Target(target) => Some(target),
+            Goal::Plan(_) => None,
+        })
     }
 
     fn provenance(&self) -> Provenance {
@@ -168,7 +197,7 @@ impl Job<'_> {
     /// Listens, senses and weighs, as far as the goal needs it.
     pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
         let mut provenance = self.provenance();
-        if !self.goal.needs_importance(&self.constraints.rules) {
+        if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;
@@ -180,24 +209,24 @@ impl Job<'_> {
         };
         clock.lap("importance");
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
-        if !self.goal.needs_analysis() && self.rounding == Method::PLAIN {
-            let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-            return Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: None, provenance });
+        let bare = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
+        let needs_analysis = self.goals.iter().any(Goal::needs_analysis);
+        if !needs_analysis && self.rounding == Method::PLAIN {
+            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
         }
         let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
         let options = SweepOptions { seed: self.seed };
         let sensitivities =
             sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
         clock.lap("sensitivity");
-        if !self.goal.needs_analysis() {
-            let analysis = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-            return Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance });
+        if !needs_analysis {
+            let sensitivities = Some(sensitivities);
+            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities, provenance });
         }
-        let considered = match &self.goal {
-            Goal::Target(target) => self.constraints.for_target(target, &bare_analysis(self.model, &metadata, "")?),
-            Goal::Plan(_) => self.constraints.clone(),
-        };
-        let types: Vec<GgmlType> = self.types.iter().copied().filter(|ty| considered.is_considered(*ty)).collect();
+        // What any of the targets may use.
+        let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, &bare)).collect();
+        let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
+        let types: Vec<GgmlType> = self.types.iter().copied().filter(is_considered).collect();
         let inputs = AnalysisInputs {
             model: self.model,
             imatrix: &imatrix,

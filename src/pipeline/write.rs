@@ -17,22 +17,26 @@ use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
 use crate::source::{Model, Tensor};
 
+/// What a file is made from.
+#[derive(Clone, Copy)]
+pub struct FileInputs<'a> {
+    pub model: &'a Model,
+    pub plan: &'a Plan,
+    /// Without it all columns count the same.
+    pub imatrix: Option<&'a Imatrix>,
+    /// Without it every block is encoded for itself.
+    pub rounding: Option<&'a RoundingInputs<'a>>,
+    pub metadata: &'a Metadata,
+}
+
 /// A file whose tensors are written but which has not got its final name yet.
 pub struct Written {
     pub writer: GgufWriter,
 }
 
 /// Encodes `model` as planned. The file appears under `target` only when the returned writer is finished.
-pub fn write(
-    device: &Device,
-    model: &Model,
-    plan: &Plan,
-    imatrix: Option<&Imatrix>,
-    rounding: Option<&RoundingInputs>,
-    metadata: &Metadata,
-    target: &Path,
-    progress: &dyn Progress,
-) -> Result<Written> {
+pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn Progress) -> Result<Written> {
+    let FileInputs { model, plan, imatrix, rounding, metadata } = *inputs;
     let ty_of = |name: &str, source| plan.ty(name).unwrap_or(source);
     let tensors: Vec<TensorPlan> = model
         .tensors
@@ -45,15 +49,16 @@ pub fn write(
         .collect();
     let mut writer = GgufWriter::new(target, metadata, &tensors)?;
     if let Some(rounding) = rounding {
-        let mut lossy = HashMap::new();
+        let mut changed = HashMap::new();
         for tensor in &model.tensors {
             let ty = ty_of(&tensor.name, tensor.ty);
+            // weights on the grid of the type stay what they are
             if ty != tensor.ty && exact_types(model, tensor, &[ty])?.is_empty() {
-                lossy.insert(tensor.name.clone(), ty);
+                changed.insert(tensor.name.clone(), ty);
             }
         }
         let mut sink = |tensor: &Tensor, bytes: &[u8]| writer.write_tensor(&tensor.name, bytes);
-        round(device, model, &lossy, imatrix, rounding, &mut sink, progress)?;
+        round(device, model, &changed, imatrix, rounding, &mut sink, progress)?;
     }
     progress.begin("writing", model.tensors.iter().map(|tensor| (tensor.rows * tensor.cols) as u64).sum());
     for tensor in &model.tensors {
@@ -89,7 +94,6 @@ fn encode_tensor(
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
         let values = model.f32_rows(tensor, rows.clone())?;
-        // weights on the grid of the type stay what they are
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
             None => {

@@ -61,12 +61,6 @@ fn base(fronts: &[Front], capacity: u64, price: f64) -> (State, i64) {
     (base, free)
 }
 
-/// No solution within `capacity` costs less than this, whatever the price (0 or more).
-pub(super) fn bound(fronts: &[Front], capacity: u64, price: f64) -> f64 {
-    let (base, free) = base(fronts, capacity, price);
-    base.cost - price * free as f64
-}
-
 /// Replaces `incumbent` by a cheaper solution within `capacity` if there is one.
 pub(super) fn close(fronts: &[Front], capacity: u64, price: f64, incumbent: &mut State) {
     let mut options: Vec<(usize, Vec<Alternative>)> = Vec::new();

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::ftype::Ftype;
+use super::vram::RunShape;
 use crate::arch::tensor_class::{layer_index, may_quantize};
 use crate::quant::{GgmlType, fallback};
 
-/// Hyper-parameters that the rules ask for.
+/// Hyper-parameters that the rules and memory budgets ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelShape {
     /// `general.architecture`.
@@ -27,6 +28,9 @@ pub struct ModelShape {
     /// `{arch}.expert_count`, 0 for dense models.
     #[serde(default)]
     pub expert_count: u32,
+    /// What `--vram` asks, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunShape>,
 }
 
 impl ModelShape {
@@ -42,6 +46,7 @@ impl ModelShape {
             head_count,
             head_count_kv: get("attention.head_count_kv").unwrap_or(head_count),
             expert_count: get("expert_count").unwrap_or(0),
+            run: None,
         })
     }
 

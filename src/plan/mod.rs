@@ -13,6 +13,7 @@ pub mod mixes;
 pub mod report;
 pub mod solver;
 mod units;
+pub mod vram;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ pub use constraints::{Constraints, Profile, Rule};
 pub use file::{Assignment, Plan};
 pub use ftype::Ftype;
 pub use mixes::{Fallback, Mix, ModelShape};
+pub use vram::RunShape;
 
 use crate::quant::{GgmlType, fallback};
 use solver::{Problem, Solution};
@@ -64,6 +66,12 @@ pub fn solve(analysis: &Analysis, target: &Target, constraints: &Constraints) ->
 
 /// As [`solve`], without types far coarser than the target unless only they can meet it: see [`Constraints::for_target`].
 pub fn solve_near(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    if let Target::MaxKld(_) = target {
+        // How coarse is too coarse shows when there is a plan.
+        let free = solve(analysis, target, constraints)?;
+        let near = constraints.for_target(&Target::Bpw(free.bpw), analysis);
+        return Ok(solve(analysis, target, &near).unwrap_or(free));
+    }
     solve(analysis, target, &constraints.for_target(target, analysis)).or_else(|_| solve(analysis, target, constraints))
 }
 
@@ -102,13 +110,19 @@ fn size_problem(analysis: &Analysis, constraints: &Constraints, budget: u64) -> 
 }
 
 fn within_size(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<Plan> {
-    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
-    let solution = problem.within(capacity).context("no plan fits the budget")?;
-    let plan = units.plan(analysis, Target::Size(budget), &solution)?;
-    if is_largest(&problem, &solution) && plan.bytes < budget {
+    let (plan, is_largest) = best_within(analysis, constraints, budget)?;
+    if is_largest && plan.bytes < budget {
         log::warn!("the largest plan has {}, less than the budget of {}", bytes_text(plan.bytes), bytes_text(budget));
     }
     Ok(plan)
+}
+
+/// The best plan of at most `budget` bytes, and whether it is the one that no budget can improve.
+fn best_within(analysis: &Analysis, constraints: &Constraints, budget: u64) -> Result<(Plan, bool)> {
+    let (units, problem, capacity) = size_problem(analysis, constraints, budget)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
+    let is_largest = is_largest(&problem, &solution);
+    Ok((units.plan(analysis, Target::Size(budget), &solution)?, is_largest))
 }
 
 fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Budgeted> {

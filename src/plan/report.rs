@@ -1,115 +1,164 @@
-//! A plan as a table for people: where the bytes go, where the damage is, what a little more would buy.
+//! What a plan means: where its bytes and its damage are, and what a little more or less would change.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use anyhow::Result;
+use serde::Serialize;
 
 use super::analysis::{Analysis, TensorAnalysis};
 use super::file::{Assignment, Plan};
-use super::{Constraints, Target, solve};
-use crate::arch::tensor_class::layer_index;
+use super::{Constraints, Target, best_within};
+use crate::arch::tensor_class::{Class, layer_index};
 use crate::quant::GgmlType;
 
-/// Bands of equal depth in the table.
-const BANDS: usize = 8;
+/// Bands of about equal depth.
+const BANDS: usize = 4;
 
 /// Tensors listed by name.
-const WORST: usize = 5;
+const WORST: usize = 8;
 
-/// Totals over some tensors.
-#[derive(Default)]
-struct Row {
-    tensors: usize,
-    weights: u64,
-    bytes: u64,
-    predicted: f64,
-    types: BTreeMap<GgmlType, usize>,
+/// Totals over the tensors of one class in one band of depth.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// The tensors' name without layer and `.weight`: `attn_q`.
+    pub class: String,
+    /// First and last layer of the band; none for tensors outside the layers.
+    pub layers: Option<(usize, usize)>,
+    pub tensors: usize,
+    pub weights: u64,
+    /// Without padding.
+    pub bytes: u64,
+    pub bpw: f64,
+    /// Nats per token; none if the type of a tensor was not measured.
+    pub predicted_kld: Option<f64>,
+    /// Part of the plan's predicted KL, 0 to 1.
+    pub share: Option<f64>,
+    /// Number of tensors by type.
+    pub types: BTreeMap<GgmlType, usize>,
 }
 
-impl Row {
+/// One tensor and the damage that it does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Suspect {
+    pub tensor: String,
+    #[serde(rename = "type")]
+    pub ty: GgmlType,
+    pub bytes: u64,
+    /// Nats per token.
+    pub predicted_kld: f64,
+    /// Part of the plan's predicted KL, 0 to 1.
+    pub share: f64,
+}
+
+/// The best plan of another size.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Neighbour {
+    /// Of the whole file.
+    pub bytes: u64,
+    pub bpw: f64,
+    /// Nats per token.
+    pub predicted_kld: f64,
+}
+
+/// The plan by class of tensor and depth: from the embedding over attention and feed-forward to the output, bands from the
+/// first layer on.
+pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
+    let layers = analysis.quantizable().filter_map(|tensor| layer_index(&tensor.name)).max().map_or(0, |last| last + 1);
+    let bands = Bands { layers, width: layers.div_ceil(BANDS).max(1) };
+    let mut classes: Vec<String> = Vec::new();
+    let mut groups: BTreeMap<(Class, usize, Option<usize>), Group> = BTreeMap::new();
+    for tensor in analysis.quantizable() {
+        let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
+        let class = class_of(&tensor.name);
+        let place = classes.iter().position(|known| known == class).unwrap_or_else(|| {
+            classes.push(class.to_owned());
+            classes.len() - 1
+        });
+        let band = layer_index(&tensor.name).map(|layer| layer / bands.width);
+        let key = (Class::of(&tensor.name), place, band);
+        let group = groups.entry(key).or_insert_with(|| Group::new(class, band.map(|band| bands.range(band))));
+        group.add(tensor, assignment);
+    }
+    let mut groups: Vec<Group> = groups.into_values().collect();
+    for group in &mut groups {
+        group.bpw = group.bytes as f64 * 8.0 / group.weights as f64;
+        group.share = share(group.predicted_kld, plan);
+    }
+    groups
+}
+
+struct Bands {
+    layers: usize,
+    width: usize,
+}
+
+impl Bands {
+    fn range(&self, band: usize) -> (usize, usize) {
+        (band * self.width, ((band + 1) * self.width).min(self.layers) - 1)
+    }
+}
+
+impl Group {
+    fn new(class: &str, layers: Option<(usize, usize)>) -> Group {
+        Group {
+            class: class.to_owned(),
+            layers,
+            tensors: 0,
+            weights: 0,
+            bytes: 0,
+            bpw: 0.0,
+            predicted_kld: Some(0.0),
+            share: None,
+            types: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, tensor: &TensorAnalysis, assignment: &Assignment) {
         self.tensors += 1;
         self.weights += tensor.elements();
         self.bytes += assignment.bytes;
-        self.predicted += assignment.predicted.unwrap_or(0.0);
+        self.predicted_kld = self.predicted_kld.zip(assignment.predicted).map(|(sum, nats)| sum + nats);
         *self.types.entry(assignment.ty).or_default() += 1;
     }
-
-    fn types(&self) -> String {
-        let mut types: Vec<(&GgmlType, &usize)> = self.types.iter().collect();
-        types.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        types.iter().map(|(ty, count)| format!("{ty} x{count}")).collect::<Vec<_>>().join(", ")
-    }
 }
 
-/// The plan by class of tensor and by depth, with each group's share of the predicted KL, and the tensors that cost most.
-pub fn table(analysis: &Analysis, plan: &Plan) -> String {
-    let (mut classes, mut depths) = (BTreeMap::<String, Row>::new(), BTreeMap::<usize, Row>::new());
-    let layers = analysis.quantizable().filter_map(|tensor| layer_index(&tensor.name)).max().map_or(0, |last| last + 1);
-    let width = layers.div_ceil(BANDS).max(1);
-    for tensor in analysis.quantizable() {
-        let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
-        classes.entry(class_of(&tensor.name)).or_default().add(tensor, assignment);
-        if let Some(layer) = layer_index(&tensor.name) {
-            depths.entry(layer / width).or_default().add(tensor, assignment);
-        }
-    }
-    let total: f64 = classes.values().map(|row| row.predicted).sum();
-    let mut out = String::new();
-    section(&mut out, "class", total, classes.iter().map(|(class, row)| (class.clone(), row)));
-    out.push('\n');
-    let band = |band: &usize| match (band * width, ((band + 1) * width).min(layers) - 1) {
-        (first, last) if first == last => format!("layer {first}"),
-        (first, last) => format!("layers {first}-{last}"),
-    };
-    section(&mut out, "depth", total, depths.iter().map(|(index, row)| (band(index), row)));
-    let mut worst: Vec<(&String, &Assignment)> = plan.tensors.iter().collect();
-    worst.sort_by(|a, b| b.1.predicted.unwrap_or(0.0).total_cmp(&a.1.predicted.unwrap_or(0.0)));
-    if total > 0.0 {
-        out.push_str("\nmost of the damage\n");
-        for (name, assignment) in worst.into_iter().take(WORST) {
-            let share = 100.0 * assignment.predicted.unwrap_or(0.0) / total;
-            let _ = writeln!(out, "  {share:>5.1} %  {:<8} {name}", assignment.ty);
-        }
-    }
-    let kld = plan.predicted_kld.map_or("not measured".to_owned(), |nats| format!("{nats:.6} nats per token"));
-    let _ = writeln!(out, "\n{} bytes, {:.4} bits per weight, predicted KL {kld}", plan.bytes, plan.bpw);
-    out
-}
-
-fn section<'a>(out: &mut String, title: &str, total: f64, rows: impl Iterator<Item = (String, &'a Row)>) {
-    let rows: Vec<(String, &Row)> = rows.collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(title.len());
-    let _ = writeln!(out, "{title:<width$} {:>7} {:>10} {:>6} {:>9}  types", "tensors", "MiB", "bpw", "KL share");
-    for (name, row) in rows {
-        let share = if total > 0.0 { format!("{:.1} %", 100.0 * row.predicted / total) } else { "-".to_owned() };
-        let _ = writeln!(
-            out,
-            "{name:<width$} {:>7} {:>10.2} {:>6.3} {share:>9}  {}",
-            row.tensors,
-            row.bytes as f64 / f64::from(1 << 20),
-            row.bytes as f64 * 8.0 / row.weights as f64,
-            row.types()
-        );
-    }
+fn share(nats: Option<f64>, plan: &Plan) -> Option<f64> {
+    let total = plan.predicted_kld.filter(|&total| total > 0.0)?;
+    Some(nats? / total)
 }
 
 /// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.
-fn class_of(name: &str) -> String {
+fn class_of(name: &str) -> &str {
     let inner = match layer_index(name) {
         Some(_) => name.splitn(3, '.').nth(2).unwrap_or(name),
         None => name,
     };
-    inner.trim_end_matches(".weight").to_owned()
+    inner.trim_end_matches(".weight")
 }
 
-/// The predicted KL of the best plan with 1 % more bytes than this one, and that plan's size; none if there is no more to
-/// buy or the KL is not known.
-pub fn next_percent(analysis: &Analysis, plan: &Plan, constraints: &Constraints) -> Result<Option<(u64, f64)>> {
-    let more = solve(analysis, &Target::Size(plan.bytes + plan.bytes / 100), constraints)?;
-    Ok(match (plan.predicted_kld, more.predicted_kld) {
-        (Some(now), Some(then)) if then < now => Some((more.bytes, then)),
-        _ => None,
-    })
+/// The tensors that carry the most damage, the worst first. Empty where the plan's KL is unknown or nothing.
+pub fn worst(plan: &Plan) -> Vec<Suspect> {
+    let suspect = |(name, assignment): (&String, &Assignment)| {
+        let predicted_kld = assignment.predicted.filter(|&nats| nats > 0.0)?;
+        let share = share(Some(predicted_kld), plan)?;
+        Some(Suspect { tensor: name.clone(), ty: assignment.ty, bytes: assignment.bytes, predicted_kld, share })
+    };
+    let mut worst: Vec<Suspect> = plan.tensors.iter().filter_map(suspect).collect();
+    worst.sort_by(|a, b| b.predicted_kld.total_cmp(&a.predicted_kld));
+    worst.truncate(WORST);
+    worst
+}
+
+/// The best plans of 1 % fewer and 1 % more bytes than this one, as far as there are any: none for mixes and single types,
+/// which are not the best of their size, none where the KL is unknown, and none with more bytes if those bring nothing.
+pub fn neighbours(analysis: &Analysis, plan: &Plan, constraints: &Constraints) -> [Option<Neighbour>; 2] {
+    let by_rule = matches!(plan.target, Target::Type(_) | Target::Pure(_));
+    let Some(now) = plan.predicted_kld.filter(|_| !by_rule) else { return [None, None] };
+    let near = constraints.for_target(&Target::Bpw(plan.bpw), analysis);
+    let best = |bytes: u64| {
+        let (plan, _) =
+            best_within(analysis, &near, bytes).or_else(|_| best_within(analysis, constraints, bytes)).ok()?;
+        Some(Neighbour { bytes: plan.bytes, bpw: plan.bpw, predicted_kld: plan.predicted_kld? })
+    };
+    let percent = plan.bytes / 100;
+    [best(plan.bytes - percent), best(plan.bytes + percent).filter(|more| more.predicted_kld < now)]
 }

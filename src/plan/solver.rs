@@ -114,17 +114,6 @@ impl Problem {
         Some((state, price))
     }
 
-    /// A solution of at most `capacity` bytes and `max_cost`, if there is one.
-    fn meeting(&self, capacity: u64, max_cost: f64) -> Option<Solution> {
-        let (mut state, price) = self.near(capacity)?;
-        // The search is only needed where neither the bound nor the near solution decides.
-        if state.cost > max_cost && gap::bound(&self.fronts, capacity, price) <= max_cost {
-            gap::close(&self.fronts, capacity, price, &mut state);
-        }
-        let solution = self.solution(state.picks);
-        (solution.cost <= max_cost).then_some(solution)
-    }
-
     /// Takes hull steps while they fit; returns the slope of the first that did not, or 0 if all did.
     fn walk(&self, state: &mut State, capacity: u64) -> f64 {
         let mut price = 0.0;
@@ -140,55 +129,35 @@ impl Problem {
         price
     }
 
-    /// Fewest bytes with a cost of at most `max_cost`; `None` if even the largest solution costs more.
+    /// Fewest bytes with a cost of at most `max_cost`, and of those the least cost; `None` if even the largest solution
+    /// costs more.
     pub fn cheapest_meeting(&self, max_cost: f64) -> Option<Solution> {
-        let mut best = self.largest();
-        if best.cost > max_cost {
-            return None;
+        let largest = self.largest();
+        if largest.cost > max_cost || max_cost <= 0.0 {
+            return (largest.cost <= max_cost).then_some(largest);
         }
-        // Walk the hull until the bound is met. No smaller file than the fractional end of that walk can meet it.
-        let mut state = State::new(&self.fronts, vec![0; self.fronts.len()]);
-        let mut low = state.bytes;
-        for step in &self.steps {
-            if state.cost <= max_cost {
-                break;
-            }
-            low = state.bytes + ((state.cost - max_cost) / step.slope * (1.0 - 1e-9)) as u64;
-            state.set(&self.fronts, step.item, step.to);
-        }
-        let walked = self.solution(state.picks);
-        if walked.cost <= max_cost && walked.bytes < best.bytes {
-            best = walked;
-        }
-        // All solutions have a size of `unit * n + smallest`, which saves most of the bisection.
-        let (unit, smallest) = (self.unit(), self.min_bytes());
-        let mut low = low.saturating_sub(smallest) / unit;
-        // After 16 halvings what is left of the last hull step is not worth a look.
-        for _ in 0..16 {
-            if low >= (best.bytes - smallest) / unit {
-                break;
-            }
-            let middle = (low + (best.bytes - smallest) / unit) / 2;
-            match self.meeting(smallest + middle * unit, max_cost) {
-                Some(found) => best = found,
-                None => low = middle + 1,
-            }
-        }
-        Some(best)
+        let (transposed, capacity) = self.transposed(max_cost);
+        let fewest = self.solution(transposed.within(capacity)?.picks);
+        self.within(fewest.bytes).filter(|best| best.cost <= fewest.cost).or(Some(fewest))
     }
 
-    /// Greatest common divisor of all differences in bytes between choices of one item.
-    fn unit(&self) -> u64 {
-        let differences = self.fronts.iter().flat_map(|front| {
-            let first = front.smallest().bytes;
-            front.choices.iter().map(move |choice| choice.bytes - first)
-        });
-        differences.fold(0, gcd).max(1)
+    /// The same problem with the roles of bytes and cost exchanged: least bytes within a capacity of cost. Cost is counted
+    /// in units so small that rounding them down moves `max_cost` by less than 1e-12 of it.
+    fn transposed(&self, max_cost: f64) -> (Problem, u64) {
+        // A choice above `max_cost` is in no solution, however far above it is.
+        let most = 2.0 * max_cost;
+        let sum: f64 = self.fronts.iter().map(|front| front.smallest().cost.min(most)).sum();
+        let units = (1u64 << 62) as f64 / sum.max(most);
+        let turn = |front: &Front| -> Vec<Choice> {
+            let turned = front.choices.iter().map(|choice| Choice {
+                bytes: (choice.cost.min(most) * units) as u64,
+                cost: (choice.bytes - front.smallest().bytes) as f64,
+            });
+            turned.collect()
+        };
+        let items: Vec<Vec<Choice>> = self.fronts.iter().map(turn).collect();
+        (Problem::new(&items), (max_cost * units) as u64)
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A change of one item: bytes and cost relative to its present choice.

@@ -55,6 +55,8 @@ pub struct Choice {
     pub signs: [u32; LANES],
     /// What they decode to, less the offset.
     pub values: [Lanes; LARGEST_UNIT],
+    /// Lanes whose code in the block is at least as good.
+    pub kept: [bool; LANES],
 }
 
 /// What rounding one block of columns again needs. Matrices are row-major; `block` is the block length.
@@ -68,6 +70,8 @@ pub struct Columns<'a> {
     pub coupling: &'a [f32],
     /// `[block, unit]`: the cost of a unit's errors among each other, `unit` rows of each symmetric matrix.
     pub metric: &'a [f32],
+    /// Whether the errors are those of the codes in the blocks, which then are only replaced by better ones.
+    pub coded: bool,
 }
 
 /// Columns whose codes are chosen together in this type: 1, or the length of its codewords. None for plain numbers.
@@ -187,9 +191,16 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
             for n in 0..unit {
                 target[n] = map(|i| lanes.target[start + n][i] - offset[i]);
             }
-            let choice = search::<F, S>(simd, &metric, &target, &step);
+            let mut current = [ZERO; LARGEST_UNIT];
+            for n in 0..unit {
+                let (weight, error) = (&lanes.weight[start + n], &lanes.error[start + n]);
+                current[n] = map(|i| weight[i] - error[i] - offset[i]);
+            }
+            let choice = search::<F, S>(simd, &metric, &target, &step, columns.coded.then_some(&current));
             for (i, block) in blocks.iter_mut().enumerate() {
-                F::set_word(block, start / unit, choice.words.map(|words| words[i]), choice.signs[i]);
+                if !choice.kept[i] {
+                    F::set_word(block, start / unit, choice.words.map(|words| words[i]), choice.signs[i]);
+                }
             }
             for n in 0..unit {
                 let value = map(|i| choice.values[n][i] + offset[i]);
@@ -307,11 +318,31 @@ impl Metric {
     }
 }
 
-/// A cheap code under the whole metric: that of its diagonal, then steps that each lower the cost (of a separable bound).
+/// A cheap code under the whole metric: the current one or that of the diagonal, then steps that each lower the cost (of a
+/// separable bound).
 #[inline(always)]
-fn search<F: Worded, S: Simd>(simd: S, metric: &Metric, target: &[Lanes; LARGEST_UNIT], step: &Lanes) -> Choice {
+fn search<F: Worded, S: Simd>(
+    simd: S,
+    metric: &Metric,
+    target: &[Lanes; LARGEST_UNIT],
+    step: &Lanes,
+    current: Option<&[Lanes; LARGEST_UNIT]>,
+) -> Choice {
     let mut best = F::choose(simd, target, &metric.diagonal, step);
     let (mut pull, mut cost) = metric.pull(target, &best.values);
+    if let Some(current) = current {
+        let (current_pull, current_cost) = metric.pull(target, current);
+        for i in 0..LANES {
+            if current_cost[i] <= cost[i] {
+                best.kept[i] = true;
+                cost[i] = current_cost[i];
+                for n in 0..LARGEST_UNIT {
+                    best.values[n][i] = current[n][i];
+                    pull[n][i] = current_pull[n][i];
+                }
+            }
+        }
+    }
     for _ in 0..DESCENTS {
         let mut moved = [ZERO; LARGEST_UNIT];
         for n in 0..metric.unit {
@@ -323,6 +354,7 @@ fn search<F: Worded, S: Simd>(simd: S, metric: &Metric, target: &[Lanes; LARGEST
         for i in 0..LANES {
             if trial_cost[i] < cost[i] {
                 improved = true;
+                best.kept[i] = false;
                 cost[i] = trial_cost[i];
                 best.signs[i] = trial.signs[i];
                 for half in 0..2 {

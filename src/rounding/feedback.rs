@@ -99,7 +99,7 @@ impl<'a> Rounder<'a> {
                     let importance: Vec<f32> = feedback.coupling.diagonal().skip(first).take(block).collect();
                     let importance = device.upload("importance", &importance)?;
                     let blocks = encode(device, ty, &targets, &importance, rows, block)?;
-                    self.settle(feedback, &blocks, (&targets, &weights), &errors, first)?;
+                    self.settle(feedback, &blocks, (&targets, &weights), &errors, first, false)?;
                     blocks
                 }
                 (None, Some(bytes)) => {
@@ -117,7 +117,7 @@ impl<'a> Rounder<'a> {
             let descent = self.descent.as_ref().expect("made for a method with descents");
             for Panel { first, weights, blocks } in &panels {
                 let targets = self.targets(descent, weights, &errors, *first, (rows, block))?;
-                self.settle(descent, blocks, (&targets, weights), &errors, *first)?;
+                self.settle(descent, blocks, (&targets, weights), &errors, *first, true)?;
             }
         }
         let blocks = panels.iter().map(|panel| panel.blocks.download(device)).collect::<Result<Vec<_>>>()?;
@@ -164,12 +164,13 @@ impl<'a> Rounder<'a> {
         (targets, weights): (&Buffer, &Buffer),
         errors: &Buffer,
         first: usize,
+        coded: bool,
     ) -> Result<()> {
         let (device, coupling, block) = (self.device, &uploaded.coupling, blocks.cols);
         let unit = coupling.unit;
         let within = device.upload("coupling", &coupling.within(first, block))?;
         let metric = device.upload("metric", &coupling.metric[first * unit..(first + block) * unit])?;
-        let inputs = RecodeInputs { targets, weights, coupling: &within, metric: &metric };
+        let inputs = RecodeInputs { targets, weights, coupling: &within, metric: &metric, coded };
         recode(device, blocks, &inputs, errors, (coupling.width, first))
     }
 }

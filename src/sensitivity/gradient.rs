@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 
+use super::embedding::EmbeddingGradients;
 use super::{Factor, Sensitivities};
 use crate::device::{Buffer, Device};
 use crate::forward::Stream;
@@ -47,10 +48,11 @@ fn uniform(seed: u64, position: u64) -> f32 {
     ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
 }
 
-/// Gathers the sums of squared gradients: per output row of each linear layer, per column at the embedding.
+/// Gathers the sums of squared gradients: per output row of each linear layer, per token and per column at the embedding.
 struct GradientTap<'a> {
     device: &'a Device,
     rows: HashMap<String, Vec<f64>>,
+    by_token: EmbeddingGradients,
     embedding: Vec<f64>,
     embedding_moments: Option<Moments>,
     /// Input statistics of the sweep's own tokens, for weights that the importance matrix lacks.
@@ -69,6 +71,7 @@ impl<'a> GradientTap<'a> {
         GradientTap {
             device,
             rows: HashMap::new(),
+            by_token: EmbeddingGradients::default(),
             embedding: Vec::new(),
             embedding_moments: None,
             inputs: Collector::new(device),
@@ -100,19 +103,11 @@ impl<'a> GradientTap<'a> {
             factors.entry(name).or_default().push(Factor { rows: per_token(sums), cols });
         }
         let embedding = model.tensor("token_embd.weight").context("tensor missing: `token_embd.weight`")?;
-        factors
-            .entry(embedding.name.clone())
-            .or_default()
-            .push(Factor { rows: row_frequencies(token_counts, embedding.rows), cols: per_token(self.embedding) });
+        let worth = self.by_token.factor(model, embedding, token_counts, per_token(self.embedding))?;
+        factors.entry(embedding.name.clone()).or_default().push(worth);
         let embedding_moments = self.embedding_moments.map(|moments| moments.mean(self.device)).transpose()?;
         Ok(Sensitivities { factors, embedding_moments })
     }
-}
-
-/// The share of each vocabulary entry, smoothed by half a count so that rows never seen in calibration keep some worth.
-fn row_frequencies(token_counts: &[u64], rows: usize) -> Vec<f32> {
-    let total = token_counts.iter().sum::<u64>() as f64 + 0.5 * rows as f64;
-    (0..rows).map(|row| ((token_counts.get(row).copied().unwrap_or(0) as f64 + 0.5) / total) as f32).collect()
 }
 
 impl Tap for GradientTap<'_> {
@@ -132,14 +127,17 @@ impl Tap for GradientTap<'_> {
     }
 
     fn embedding_gradient(&mut self, ids: &[u32], dx: &Buffer, width: usize) -> Result<()> {
+        let mut values = self.device.read_range::<f32>(dx, 0, ids.len() * width)?;
+        self.by_token.add(ids, &mut values, width);
+        let directions = self.device.upload("directions of gradients", &values)?;
         if hessian::fits(self.device, width) {
             if self.embedding_moments.is_none() {
                 self.embedding_moments = Some(Moments::zeroed(self.device, width)?);
             }
             let moments = self.embedding_moments.as_mut().expect("set above");
-            moments.add(self.device, dx, ids.len(), width)?;
+            moments.add(self.device, &directions, ids.len(), width)?;
         }
-        self.gather(None, dx, ids.len(), width)
+        self.gather(None, &directions, ids.len(), width)
     }
 
     fn layer_done(&mut self) -> Result<()> {

@@ -5,6 +5,7 @@
 //! `g_r = E[(dL/dz_r)^2]` the output side, L = -log p(y) summed over a sequence, y drawn from the model itself.
 //! `pipeline::analyze` corrects this for inputs that are correlated.
 
+mod embedding;
 mod gradient;
 
 use std::collections::HashMap;
@@ -15,9 +16,9 @@ pub use gradient::{SweepOptions, reverse_sweep_factors};
 /// Weights of a tensor's squared error on both sides: `1/2 sum_r rows[r] sum_j cols[j] dw_rj^2` is in nats per token.
 #[derive(Clone, Debug)]
 pub struct Factor {
-    /// One per row: the output side (for an embedding: how often the row is used).
+    /// One per row: the output side (for an embedding: how often the row is used, times the mean square of its gradients).
     pub rows: Vec<f32>,
-    /// One per column: the input side (for an embedding: the gradient that reaches it).
+    /// One per column: the input side (for an embedding: the mean square of its gradients scaled to length 1).
     pub cols: Vec<f32>,
 }
 
@@ -33,7 +34,7 @@ impl Factor {
 #[derive(Clone, Debug, Default)]
 pub struct Sensitivities {
     pub factors: HashMap<String, Vec<Factor>>,
-    /// Second moments of the gradient at the token embedding, `[n_embd, n_embd]`: what its errors are worth together.
+    /// Second moments of the gradients at the token embedding, each scaled to length 1, `[n_embd, n_embd]`: what its errors are worth together.
     /// None where they do not fit the device.
     pub embedding_moments: Option<Vec<f32>>,
 }

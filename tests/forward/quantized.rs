@@ -8,7 +8,7 @@ use anyhow::Result;
 use dq_gpu::device::Device;
 use dq_gpu::forward::StreamOptions;
 use dq_gpu::forward::weights::WeightSource;
-use dq_gpu::pipeline::{bare_analysis, write};
+use dq_gpu::pipeline::{FileInputs, bare_analysis, write};
 use dq_gpu::plan::{Plan, Target};
 use dq_gpu::progress::Silent;
 use dq_gpu::quant::{self, GgmlType};
@@ -23,7 +23,8 @@ pub fn written(model: &Model, path: &Path, ty: impl Fn(usize) -> GgmlType) -> Mo
     let types: BTreeMap<String, GgmlType> =
         analysis.quantizable().enumerate().map(|(n, tensor)| (tensor.name.clone(), ty(n))).collect();
     let plan = Plan::new(&analysis, Target::Bpw(1.0), &types, Vec::new()).unwrap();
-    let file = write(&Device::cpu(), model, &plan, None, None, &model.metadata, path, &Silent).unwrap();
+    let inputs = FileInputs { model, plan: &plan, imatrix: None, rounding: None, metadata: &model.metadata };
+    let file = write(&Device::cpu(), &inputs, path, &Silent).unwrap();
     file.writer.finish().unwrap();
     Model::open(path).unwrap()
 }

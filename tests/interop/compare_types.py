@@ -42,7 +42,7 @@ TYPES = (
 NEEDS_IMATRIX = ("IQ1_S", "IQ2_XXS", "IQ2_XS")
 AVERAGES = {
     "Q2_K, Q3_K, IQ2 and IQ3": "Q2_K Q3_K IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S".split(),
-    "Q2_K to Q5_K, IQ2_S to IQ4_XS": "Q2_K Q3_K Q4_K Q5_K IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS".split(),
+    "Q2_K to Q5_K, IQ2_S to IQ4_XS": "Q2_K Q3_K Q4_K Q5_K IQ2_S IQ3_XXS IQ3_S IQ4_XS".split(),
 }
 
 

@@ -18,6 +18,7 @@ struct Case {
     metric: Vec<f32>,
     errors: Vec<f32>,
     bytes: Vec<u8>,
+    coded: bool,
 }
 
 const BEFORE: usize = 5;
@@ -53,7 +54,21 @@ impl Case {
             }
         }
         let coupling = random.normals(block * block, 0.6 / (block as f32).sqrt());
-        Case { ty, rows, weights, targets, coupling, metric, errors, bytes }
+        Case { ty, rows, weights, targets, coupling, metric, errors, bytes, coded: false }
+    }
+
+    /// With the errors of the codes in the blocks.
+    fn coded(mut self) -> Case {
+        let (block, cols) = (self.ty.block_len(), self.cols());
+        let mut decoded = vec![0.0; self.weights.len()];
+        quant::decode(self.ty, &self.bytes, &mut decoded).unwrap();
+        for (row, errors) in self.errors.chunks_exact_mut(cols).enumerate() {
+            for j in 0..block {
+                errors[BEFORE + j] = self.weights[row * block + j] - decoded[row * block + j];
+            }
+        }
+        self.coded = true;
+        self
     }
 
     fn cols(&self) -> usize {
@@ -73,6 +88,7 @@ impl Case {
             weights: &upload(&self.weights),
             coupling: &upload(&self.coupling),
             metric: &upload(&self.metric),
+            coded: self.coded,
         };
         let errors = upload(&self.errors);
         recode(device, &blocks, &inputs, &errors, (self.cols(), BEFORE)).unwrap();
@@ -136,6 +152,7 @@ fn a_gpu_recodes_as_the_cpu() {
             let case = Case::new(ty, rows, &mut random);
             assert_ne!(case.on(&Device::cpu()).bytes, case.bytes, "{ty}: nothing to do");
             assert_same_codes(&case);
+            assert_same_codes(&case.coded());
         }
     }
 }

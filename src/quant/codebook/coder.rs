@@ -220,7 +220,7 @@ pub fn choose<S: Simd, F: Signed, const N: usize, const WORDS: usize>(
 ) -> Choice {
     let tile = SubBlocks::<N> { x: std::array::from_fn(|n| x[n]), w: std::array::from_fn(|n| [w[n]; LANES]) };
     let trial = SignedCoder::<S, F, N, WORDS>::new(simd, &tile).code(step);
-    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8] };
+    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8], kept: [false; LANES] };
     choice.words[..WORDS].copy_from_slice(&trial.words);
     for lane in 0..LANES {
         let words: [Word; WORDS] = std::array::from_fn(|word| trial.words[word][lane]);

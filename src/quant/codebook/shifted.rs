@@ -114,7 +114,7 @@ impl<'a, S: Simd, const N: usize, const GROUPS: usize, const SHARED: bool> Shift
 pub fn choose<S: Simd>(simd: S, x: &[Lanes; 8], w: &[f32; 8], step: &Lanes, shift: Option<f32>) -> Choice {
     let tile = SubBlocks::<8> { x: *x, w: std::array::from_fn(|n| [w[n]; LANES]) };
     let mut coder = ShiftedCoder::<S, 8, 1, false>::new(simd, &tile);
-    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8] };
+    let mut choice = Choice { words: [[0; LANES]; 2], signs: [0; LANES], values: [ZERO; 8], kept: [false; LANES] };
     for r in 0..registers::<S>() {
         let scale = get::<S>(step, r);
         let word = match shift {
