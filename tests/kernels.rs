@@ -7,6 +7,8 @@ mod common;
 mod elementwise;
 #[path = "kernels/products.rs"]
 mod products;
+#[path = "kernels/recode.rs"]
+mod recode;
 #[path = "kernels/vocabulary.rs"]
 mod vocabulary;
 

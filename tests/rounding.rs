@@ -1,5 +1,7 @@
 //! Rounding with feedback: what it reaches under the whole H, for every block type.
 
+mod common;
+
 use dq_gpu::device::Device;
 use dq_gpu::quant::recode::unit;
 use dq_gpu::quant::{self, GgmlType};
@@ -54,10 +56,13 @@ fn error(ty: GgmlType, bytes: &[u8], values: &[f32], h: &[f32]) -> f64 {
 }
 
 fn round(ty: GgmlType, values: &[f32], h: &[f32], method: Method) -> Vec<u8> {
+    round_on(&Device::cpu(), ty, values, h, method)
+}
+
+fn round_on(device: &Device, ty: GgmlType, values: &[f32], h: &[f32], method: Method) -> Vec<u8> {
     let width = (h.len() as f64).sqrt() as usize;
     let importance: Vec<f32> = (0..width).map(|j| h[j * width + j]).collect();
-    let device = Device::cpu();
-    let mut rounders = Rounders::new(&device, h.to_vec(), width, method).unwrap();
+    let mut rounders = Rounders::new(device, h.to_vec(), width, method).unwrap();
     rounders.round(ty, values, &importance).unwrap()
 }
 
@@ -133,6 +138,20 @@ fn odd_weights_and_dead_inputs_give_finite_blocks() {
             quant::decode(ty, &bytes, &mut decoded).unwrap();
             assert!(decoded.iter().all(|x| x.is_finite()), "{ty}");
         }
+    }
+}
+
+/// Sums of products differ by rounding, so codes do; what they reach does not.
+#[test]
+fn a_gpu_rounds_as_well_as_the_cpu() {
+    let Some(device) = common::gpu() else { return };
+    let (h, values) = (correlated(9, WIDTH, 12), noise(10, ROWS * WIDTH));
+    let method = Method { feedback: true, descents: 1 };
+    for ty in block_types() {
+        let cpu = error(ty, &round(ty, &values, &h, method), &values, &h);
+        let gpu = error(ty, &round_on(device, ty, &values, &h, method), &values, &h);
+        println!("{ty:<8} {:.4} of the error on the CPU", gpu / cpu);
+        assert!((gpu / cpu - 1.0).abs() < 0.05, "{ty}: {gpu} on the GPU, {cpu} on the CPU");
     }
 }
 

@@ -13,8 +13,3 @@ fn code_of(y: f32) -> u32 {
     let gaps = u32(magnitude > 4u) + u32(magnitude > 6u) + 3u * u32(magnitude > 8u);
     return (magnitude - gaps) | select(0u, 8u, level < 0.0);
 }
-
-fn largest_magnitude() -> f32 {
-    let range = range_of();
-    return max(-range.x, range.y);
-}

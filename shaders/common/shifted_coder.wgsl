@@ -1,33 +1,17 @@
 // Codes of signed ternary codewords that are moved up or down by an eighth. Twin: `src/quant/codebook/shifted.rs`.
 //
 // The importing shader declares SHARED: whether all codewords of a sub-block move the same way.
-const HALF_WEIGHTS: u32 = 4u;
-const LEVELS: u32 = 3u;
-const LEVEL_BITS: u32 = 2u;
-const HALF_BITS: u32 = 8u;
-const HALVES: u32 = 171u;
-const GROUPS_AT = IQ1_GROUPS;
-const GROUP_COUNT = IQ1_GROUP_COUNT;
-const SECONDS_AT = IQ1_SECONDS;
-const GRID_AT = IQ1_GRID;
-const WORD_COUNT = IQ1_WORDS;
+#import book_iq1
 #import codeword_search
+#import shifted_levels
 
 const GROUPS: u32 = SUB / 8u;
-const SHIFT: f32 = 0.125;
-// The bit of a word that is moved down.
-const DOWN: u32 = 0x10000u;
 
 var<private> words: array<u32, GROUPS>;
 
 fn nearest_moved(group: u32, scale: f32, shift: f32) -> Nearest {
     for (var n = 0u; n < 8u; n++) {
-        let i = group * 8u + n;
-        let slope = 2.0 * w[i] * x[i];
-        for (var level = 0u; level < 3u; level++) {
-            let step = scale * (f32(level) - 1.0 + shift);
-            level_costs[8u * n + level] = opaque(step * (opaque(w[i] * step) - slope));
-        }
+        fill_weight(n, x[group * 8u + n], w[group * 8u + n], scale, shift);
     }
     fill_seconds(false);
     return nearest_codeword();

@@ -1,24 +1,16 @@
 // Codes of magnitudes, with signs apart. Twin: `SignedCoder` of `src/quant/codebook/coder.rs`.
 //
-// The importing shader declares PARITY, the number of codewords whose weights have an even number of minus signs (0 if signs
-// are free), and level_value.
+// The importing shader gives its book and level_value.
 #import codeword_search
+#import signed_levels
 
-const PER_WORD: u32 = 2u * HALF_WEIGHTS;
 const GROUPS: u32 = SUB / PER_WORD;
 
 var<private> words: array<u32, GROUPS>;
 
 fn fill_levels(group: u32, scale: f32) {
     for (var n = 0u; n < PER_WORD; n++) {
-        let i = group * PER_WORD + n;
-        let slope = 2.0 * w[i] * abs(x[i]);
-        for (var level = 0u; level < LEVELS; level++) {
-            let step = scale * level_value(level);
-            let place = 32u * (n / HALF_WEIGHTS) + 8u * (n % HALF_WEIGHTS) + level;
-            level_costs[place] = opaque(step * (opaque(w[i] * step) - slope));
-            level_flips[place] = opaque((slope + slope) * step);
-        }
+        fill_weight(n, x[group * PER_WORD + n], w[group * PER_WORD + n], scale);
     }
     fill_seconds(PARITY > 0u);
 }

@@ -4,6 +4,7 @@
 // through `opaque`, so that no compiler fuses the two.
 #import grid
 #import f16
+#import ratio
 
 struct Params {
     grid: Grid,
@@ -28,15 +29,6 @@ var<private> w: array<f32, SUB>;
 // The blocks of this workgroup while their bits gather.
 var<workgroup> image: array<atomic<u32>, IMAGE_WORDS>;
 var<workgroup> largest_of: array<f32, LANES>;
-
-fn ratio(a: f32, b: f32) -> f32 {
-    let quotient = a / select(b, 1.0, b == 0.0);
-    return select(quotient, 0.0, b == 0.0);
-}
-
-fn reciprocal(b: f32) -> f32 {
-    return ratio(1.0, b);
-}
 
 // NaN and dust become zero, infinities the largest searched magnitude.
 fn sanitize(value: f32) -> f32 {
@@ -120,6 +112,11 @@ fn range_of() -> vec2<f32> {
         high = max(high, x[n]);
     }
     return vec2<f32>(low, high);
+}
+
+fn largest_magnitude() -> f32 {
+    let range = range_of();
+    return max(-range.x, range.y);
 }
 
 // Candidates `first + i * step`, `count` of them.

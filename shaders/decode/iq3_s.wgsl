@@ -5,12 +5,19 @@
 const BLOCK_LEN: u32 = 256u;
 const BLOCK_WORDS: u32 = 28u;
 
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
+    let scale = (byte_at(block, 106u + i / 64u) >> (4u * ((i / 32u) % 2u))) & 15u;
+    return vec2<f32>(half_of(weights[block], 0u) * f32(1u + 2u * scale), 0.0);
+}
+
+fn level_value(level: u32) -> f32 {
+    return f32(2u * level + 1u);
+}
+
 fn decode(block: u32, i: u32) -> f32 {
-    let b = i / 32u;
-    let scale = (byte_at(block, 106u + b / 2u) >> (4u * (b % 2u))) & 15u;
-    let step = half_of(weights[block], 0u) * f32(1u + 2u * scale);
-    let high = (byte_at(block, 66u + b) >> ((i / 4u) % 8u)) & 1u;
+    let high = (byte_at(block, 66u + i / 32u) >> ((i / 4u) % 8u)) & 1u;
     let levels = codeword(IQ3_S_GRID, byte_at(block, 2u + i / 4u) | (high << 8u));
-    let level = f32(2u * ((levels >> (3u * (i % 4u))) & 7u) + 1u);
-    return step * level * sign_factor(byte_at(block, 74u + i / 8u), i % 8u);
+    let level = level_value((levels >> (3u * (i % 4u))) & 7u);
+    return step_of(block, i).x * level * sign_factor(byte_at(block, 74u + i / 8u), i % 8u);
 }

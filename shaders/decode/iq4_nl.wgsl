@@ -4,7 +4,12 @@
 const BLOCK_LEN: u32 = 32u;
 const BLOCK_WORDS: u32 = 5u;
 
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
+    return vec2<f32>(half_of(weights[block], 0u), 0.0);
+}
+
 fn decode(block: u32, i: u32) -> f32 {
     let code = (byte_at(block, 2u + i % 16u) >> (4u * (i / 16u))) & 15u;
-    return iq4_level(code) * half_of(weights[block], 0u);
+    return iq4_level(code) * step_of(block, i).x;
 }

@@ -4,10 +4,14 @@
 const BLOCK_LEN: u32 = 32u;
 const BLOCK_WORDS: u32 = 5u;
 
-fn decode(block: u32, i: u32) -> f32 {
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
     let exponent = byte_at(block, 0u);
     let normal = select(0u, (exponent - 1u) << 23u, exponent >= 2u);
-    let half_scale = bitcast<f32>(select(normal, 0x00200000u << (exponent & 1u), exponent < 2u));
+    return vec2<f32>(bitcast<f32>(select(normal, 0x00200000u << (exponent & 1u), exponent < 2u)), 0.0);
+}
+
+fn decode(block: u32, i: u32) -> f32 {
     let code = (byte_at(block, 1u + i % 16u) >> (4u * (i / 16u))) & 15u;
-    return e2m1_level(code) * half_scale;
+    return e2m1_level(code) * step_of(block, i).x;
 }

@@ -5,8 +5,12 @@
 const BLOCK_LEN: u32 = 64u;
 const BLOCK_WORDS: u32 = 9u;
 
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
+    return vec2<f32>(half_scale(byte_at(block, i / 16u)), 0.0);
+}
+
 fn decode(block: u32, i: u32) -> f32 {
-    let scale = half_scale(byte_at(block, i / 16u));
     let code = (byte_at(block, 4u + 8u * (i / 16u) + i % 8u) >> (4u * ((i / 8u) % 2u))) & 15u;
-    return e2m1_level(code) * scale;
+    return e2m1_level(code) * step_of(block, i).x;
 }

@@ -4,8 +4,14 @@
 const BLOCK_LEN: u32 = 256u;
 const BLOCK_WORDS: u32 = 36u;
 
-fn decode(block: u32, i: u32) -> f32 {
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
     let step = unpack2x16float(weights[block]) * k_scale(block + 1u, i / 32u);
+    return vec2<f32>(step.x, -step.y);
+}
+
+fn decode(block: u32, i: u32) -> f32 {
+    let step = step_of(block, i);
     let code = (byte_at(block, 16u + 32u * (i / 64u) + i % 32u) >> (4u * ((i / 32u) % 2u))) & 15u;
-    return opaque(step.x * f32(code)) - step.y;
+    return opaque(step.x * f32(code)) + step.y;
 }

@@ -3,11 +3,15 @@
 const BLOCK_LEN: u32 = 256u;
 const BLOCK_WORDS: u32 = 53u;
 
-fn decode(block: u32, i: u32) -> f32 {
+// Step and offset of weight i.
+fn step_of(block: u32, i: u32) -> vec2<f32> {
     let scale = bitcast<i32>(byte_at(block, 192u + i / 16u) << 24u) >> 24u;
-    let step = half_of(weights[block + 52u], 0u) * f32(scale);
+    return vec2<f32>(half_of(weights[block + 52u], 0u) * f32(scale), 0.0);
+}
+
+fn decode(block: u32, i: u32) -> f32 {
     let k = (i / 32u) % 4u;
     let low = (byte_at(block, 64u * (i / 128u) + 32u * (k % 2u) + i % 32u) >> (4u * (k / 2u))) & 15u;
     let high = (byte_at(block, 128u + 32u * (i / 128u) + i % 32u) >> (2u * k)) & 3u;
-    return step * f32(i32(low | (high << 4u)) - 32);
+    return step_of(block, i).x * f32(i32(low | (high << 4u)) - 32);
 }

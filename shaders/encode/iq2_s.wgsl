@@ -2,20 +2,10 @@
 const SUB: u32 = 16u;
 const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 21u;
-const HALF_WEIGHTS: u32 = 4u;
-const LEVELS: u32 = 3u;
-const LEVEL_BITS: u32 = 2u;
-const HALF_BITS: u32 = 8u;
-const HALVES: u32 = 171u;
-const PARITY: u32 = 0u;
-const GROUPS_AT = IQ2_S_GROUPS;
-const GROUP_COUNT = IQ2_S_GROUP_COUNT;
-const SECONDS_AT = IQ2_S_SECONDS;
-const GRID_AT = IQ2_S_GRID;
-const WORD_COUNT = IQ2_S_WORDS;
 const PLAN = ScalePlan(0.2, 1.22, 6u, 31.0, 0.4375, 1u, 1u);
 const TRIALS: u32 = 7u;
 #import sub_block
+#import book_iq2_s
 #import signed_coder
 #import codebook_scales
 

@@ -2,20 +2,10 @@
 const SUB: u32 = 32u;
 const SUBS: u32 = 8u;
 const BLOCK_WORDS: u32 = 25u;
-const HALF_WEIGHTS: u32 = 2u;
-const LEVELS: u32 = 8u;
-const LEVEL_BITS: u32 = 3u;
-const HALF_BITS: u32 = 6u;
-const HALVES: u32 = 64u;
-const PARITY: u32 = 2u;
-const GROUPS_AT = IQ3_XXS_GROUPS;
-const GROUP_COUNT = IQ3_XXS_GROUP_COUNT;
-const SECONDS_AT = IQ3_XXS_SECONDS;
-const GRID_AT = IQ3_XXS_GRID;
-const WORD_COUNT = IQ3_XXS_WORDS;
 const PLAN = ScalePlan(0.085, 1.11, 11u, 31.0, 0.4375, 2u, 1u);
 const TRIALS: u32 = 12u;
 #import sub_block
+#import book_iq3_xxs
 #import signed_coder
 #import codebook_scales
 

@@ -7,14 +7,10 @@ const HIGH: f32 = 1.0;
 const SIGNED: bool = false;
 #import sub_block
 #import integer_levels
+#import digits
 #import ternary_scale
 
 var<workgroup> last_codes: array<u32, LANES>;
-
-// The smallest fraction of 256 that is at least number / 243.
-fn packed_digits(number: u32) -> u32 {
-    return (number * 256u + 242u) / 243u;
-}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -1,10 +1,30 @@
 //! Rounds a block of columns again with the scales of its blocks kept. Twin: [`crate::quant::recode::recode`].
 
 use anyhow::{Context, Result, ensure};
+use bytemuck::{Pod, Zeroable};
 
-use super::weight::Weight;
-use crate::device::{Buffer, Device};
+use super::weight::{Weight, row_bytes};
+use super::{Call, word};
+use crate::device::{Buffer, Device, GpuDevice, shader};
+use crate::quant::GgmlType;
 use crate::quant::recode::{self, Columns};
+
+/// Columns of one workgroup of the types with a code for each.
+const COLUMNS_PER_GROUP: usize = 1024;
+/// Operations of the search for codewords, about, per column.
+const SEARCH_COST: usize = 3000;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    first_row: u32,
+    cols: u32,
+    first: u32,
+    first_word: u32,
+    coded: u32,
+    pad: [u32; 2],
+}
 
 /// What [`recode`] reads; matrices are row-major, `block` is the block length of the type.
 pub struct RecodeInputs<'a> {
@@ -41,47 +61,67 @@ pub fn recode(
     inputs.coupling.expect_words("the coupling of recode", block * block)?;
     inputs.metric.expect_words("the metric of recode", block * unit)?;
     errors.expect_words("errors of recode", rows * cols)?;
-    let Device::Cpu(_) = dev else {
-        return through_the_host(dev, blocks, inputs, errors, (cols, first));
-    };
+    ensure!(!inputs.targets.is_same(errors) && !inputs.weights.is_same(errors), "recode cannot work in place");
     for (slab, rows, at) in blocks.parts(0..rows) {
-        let part = at * block..(at + rows.len()) * block;
-        let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
-        let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
-        let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
-        let columns = Columns {
-            targets: &targets[part.clone()],
-            weights: &weights[part],
-            coupling: &coupling,
-            metric: &metric,
-            coded: inputs.coded,
-        };
-        let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
-        recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
+        match dev {
+            Device::Cpu(_) => {
+                let part = at * block..(at + rows.len()) * block;
+                let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
+                let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
+                let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
+                let columns = Columns {
+                    targets: &targets[part.clone()],
+                    weights: &weights[part],
+                    coupling: &coupling,
+                    metric: &metric,
+                    coded: inputs.coded,
+                };
+                let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
+                recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
+            }
+            Device::Gpu(gpu) => {
+                let params = Params {
+                    rows: word(rows.len())?,
+                    first_row: word(at)?,
+                    cols: word(cols)?,
+                    first: word(first)?,
+                    first_word: word(rows.start * row_bytes(dev, ty, block) / 4)?,
+                    coded: inputs.coded.into(),
+                    pad: [0; 2],
+                };
+                run(gpu, ty, inputs, (errors, &slab.buffer), unit, &params)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// Reads what lives on a GPU, runs the twin, and writes the result back.
-fn through_the_host(
-    dev: &Device,
-    blocks: &Weight,
+fn run(
+    gpu: &GpuDevice,
+    ty: GgmlType,
     inputs: &RecodeInputs,
-    errors: &Buffer,
-    (cols, first): (usize, usize),
+    (errors, blocks): (&Buffer, &Buffer),
+    unit: usize,
+    params: &Params,
 ) -> Result<()> {
-    let (targets, weights) = (dev.read::<f32>(inputs.targets)?, dev.read::<f32>(inputs.weights)?);
-    let (coupling, metric) = (dev.read::<f32>(inputs.coupling)?, dev.read::<f32>(inputs.metric)?);
-    let used = blocks.rows * blocks.cols;
-    let columns = Columns {
-        targets: &targets[..used],
-        weights: &weights[..used],
-        coupling: &coupling,
-        metric: &metric,
-        coded: inputs.coded,
+    let name = ty.name().to_lowercase();
+    let shader = shader::entries().find(|entry| entry.strip_prefix("recode/") == Some(&name));
+    let (block, rows) = (ty.block_len(), params.rows as usize);
+    let mut bindings = vec![inputs.targets, inputs.weights, inputs.coupling, errors, blocks];
+    let (rows_per_group, row_cost) = match unit {
+        1 => (COLUMNS_PER_GROUP / block, 4 * block * block),
+        _ => {
+            bindings.push(inputs.metric);
+            (1, 4 * block * block + SEARCH_COST * block)
+        }
     };
-    let (mut bytes, mut all) = (blocks.download(dev)?, dev.read::<f32>(errors)?);
-    recode::recode(blocks.ty, columns, &mut all[..blocks.rows * cols], (cols, first), &mut bytes);
-    dev.write(errors, 0, &all)?;
-    blocks.overwrite(dev, &bytes)
+    gpu.run(&Call {
+        shader: shader.with_context(|| format!("no shader recodes this tensor type: `{ty}`"))?,
+        weight: None,
+        overrides: &[],
+        bindings: &bindings,
+        params: bytemuck::bytes_of(params),
+        groups: rows.div_ceil(rows_per_group),
+        group_cost: (rows_per_group * row_cost) as f64,
+    })
 }

@@ -1,0 +1,10 @@
+// IQ4_NL.
+const SUB: u32 = 32u;
+#import decode/iq4_nl
+#import iq4_nearest
+#import recode_steps
+#import put_nibble
+
+fn put_code(row: u32, i: u32, code: u32) {
+    put_nibble(row, 2u, i, code);
+}

@@ -1,0 +1,13 @@
+// Q5_1.
+const SUB: u32 = 32u;
+const LOW: f32 = 0.0;
+const HIGH: f32 = 31.0;
+#import decode/q5_1
+#import integer_levels
+#import recode_steps
+#import put_nibble
+
+fn put_code(row: u32, i: u32, code: u32) {
+    put_bits(row, 32u + i, 1u, code >> 4u);
+    put_nibble(row, 8u, i, code);
+}
