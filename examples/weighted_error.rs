@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         base: &base,
         quant: &quant,
         imatrix: Imatrix::read(&options.imatrix)?,
-        hessians: HessianTap::new(&device, None),
+        hessians: HessianTap::new(&device, chunks.ctx, None),
         found: quant.iter().map(|_| BTreeMap::new()).collect(),
     };
     stream.final_states(&base, 0..chunks.ctx, &mut meter, &Silent)?;

@@ -271,6 +271,22 @@ fn one_type_for_all_but_what_is_kept() {
 
 /// analyze, plan and quantize one after the other make what quantize makes alone.
 #[test]
+fn rounding_makes_good_what_search_leaves() {
+    let folder = Folder::new();
+    // 2,048 tokens: few enough to fit them too well
+    let measured = |options: &[&str], name: &str| {
+        let text = ["--device", "cpu", "--ctx", "64", "--chunks", "32", "--pure", "Q4_K"];
+        let report = run(&[&["quantize", TRAINED, "-o", &folder.at(name)], &text[..], options].concat());
+        figure(&report, "measured_kld")
+    };
+    let plain = measured(&["--rounding", "search", "--effort", "fast"], "plain.gguf");
+    let search = measured(&["--rounding", "search"], "search.gguf");
+    let feedback = measured(&["--rounding", "feedback"], "feedback.gguf");
+    assert!(search < 0.9 * plain, "{search} of {plain}");
+    assert!(feedback < 0.6 * plain, "{feedback} of {plain}");
+}
+
+#[test]
 fn plans_travel_in_files() {
     let folder = Folder::new();
     let [analysis, plan, types, planned, whole] =

@@ -130,6 +130,11 @@ impl<'a> Stream<'a> {
         Ok([stream(left, options)?, stream(right, options)?])
     }
 
+    /// Tokens of a chunk.
+    pub fn sequence_len(&self) -> usize {
+        self.seq_len
+    }
+
     /// Tokens in all.
     pub fn token_count(&self) -> usize {
         self.tokens.len()

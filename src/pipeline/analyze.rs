@@ -116,11 +116,13 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
     let mut analysis = bare_analysis(inputs.model, inputs.metadata, inputs.calibration_hash)?;
     analysis.sensitivity = "reverse sweep".to_string();
     let chunks = inputs.chunks;
+    // half of the texts to round with, half to judge by
+    let halves = (inputs.rounding != Method::PLAIN && chunks.len() > 1).then_some(2);
     let stream = Stream::new(device, inputs.model, &chunks.tokens, chunks.ctx, inputs.memory)?;
     let mut weigher = Weigher {
         device,
         inputs,
-        hessians: HessianTap::new(device, (inputs.rounding != Method::PLAIN).then_some(2)),
+        hessians: HessianTap::new(device, chunks.ctx, halves),
         quantizable: analysis.quantizable().map(|tensor| tensor.name.clone()).collect(),
         found: HashMap::new(),
     };
@@ -213,8 +215,9 @@ pub fn role_mixture(sensitivities: &Sensitivities, name: &str, input: &[f32]) ->
     let [reader, embedding] = factors.as_slice() else { return None };
     let gradient = sensitivities.embedding_moments.as_ref()?;
     let worth = |factor: &Factor| factor.rows.iter().map(|row| f64::from(*row)).sum::<f64>() as f32;
-    let (reader, embedding) = (worth(reader), worth(embedding));
-    Some(input.iter().zip(gradient).map(|(h, g)| reader * h + embedding * g).collect())
+    // to eight bits: the last bits of sums over tokens would change every code that follows
+    let ratio = half::bf16::from_f32(worth(embedding) / worth(reader).max(f32::MIN_POSITIVE)).to_f32();
+    Some(input.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect())
 }
 
 /// The second moments behind a tensor's factors.

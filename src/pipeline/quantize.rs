@@ -148,7 +148,9 @@ impl Job<'_> {
             let mut rounds = Vec::new();
             if let Some(Target::Size(_) | Target::Bpw(_)) = target {
                 rounds = self.refine(&mut draft, knowledge, output, progress)?;
-                clock.lap("refine");
+                if self.rounds > 0 {
+                    clock.lap("refine");
+                }
             }
             let Draft { plan, mut writer } = draft;
             let report = self.measure(writer.readable()?, progress)?;

@@ -32,7 +32,7 @@ pub struct RoundingInputs<'a> {
 /// Receives the bytes of some rows of a tensor, the first rows first.
 pub type Sink<'a> = dyn FnMut(&Tensor, &[u8]) -> Result<()> + 'a;
 
-/// One batch of tokens in so many is held out, to see whether rounding fits more than the text it saw.
+/// One text in so many is held out, to see whether rounding fits more than the text it saw.
 const HELD_OUT: usize = 8;
 
 /// Rows on which that is judged.
@@ -48,8 +48,9 @@ pub fn round(
     sink: &mut Sink,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let stream = Stream::new(device, model, &inputs.chunks.tokens, inputs.chunks.ctx, inputs.memory)?;
-    let hessians = HessianTap::new(device, Some(HELD_OUT));
+    let (chunks, held_out) = (inputs.chunks, HELD_OUT.min(inputs.chunks.len()));
+    let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
+    let hessians = HessianTap::new(device, chunks.ctx, (held_out > 1).then_some(held_out));
     let mut tap = RoundingTap { device, model, types, imatrix, inputs, hessians, sink };
     progress.begin("rounding", stream.work());
     stream.final_states(model, 0..inputs.chunks.ctx, &mut tap, progress)?;

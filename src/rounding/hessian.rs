@@ -45,7 +45,7 @@ pub struct Hessian {
     pub fit: Moments,
     /// Of the tokens on which errors are measured: the same without a split.
     held_out: Option<Moments>,
-    batches: usize,
+    texts: usize,
 }
 
 impl Hessian {
@@ -67,19 +67,41 @@ pub fn fits(device: &Device, width: usize) -> bool {
     width * width * size_of::<f32>() <= device.max_binding_bytes()
 }
 
+/// Cuts x `[tokens, width]` into texts of `seq_len` tokens. Sums over each, added in their order, do not depend on how many pass a
+/// layer together: one bit in H would change all codes that follow.
+pub fn texts(
+    device: &Device,
+    x: &Buffer,
+    (tokens, width): (usize, usize),
+    seq_len: usize,
+    mut each: impl FnMut(&Buffer) -> Result<()>,
+) -> Result<()> {
+    if tokens == seq_len {
+        return each(x);
+    }
+    let bytes = seq_len * width * size_of::<f32>();
+    for text in 0..tokens / seq_len {
+        let part = device.alloc("a text", bytes)?;
+        device.copy(x, text * bytes, &part, 0, bytes)?;
+        each(&part)?;
+    }
+    Ok(())
+}
+
 /// A tap that gathers the [`Hessian`]s of each layer.
 /// Inputs whose second moments exceed a binding of the device are left out.
 pub struct HessianTap<'a> {
     device: &'a Device,
-    /// One batch in so many is held out.
+    seq_len: usize,
+    /// One text in so many is held out.
     held_out: Option<usize>,
     gathered: Vec<Hessian>,
 }
 
 impl<'a> HessianTap<'a> {
-    /// `held_out`: one batch of tokens in so many is kept for judging; none without it.
-    pub fn new(device: &'a Device, held_out: Option<usize>) -> Self {
-        HessianTap { device, held_out, gathered: Vec::new() }
+    /// Texts have `seq_len` tokens; one in `held_out` of them is kept for judging, none without it.
+    pub fn new(device: &'a Device, seq_len: usize, held_out: Option<usize>) -> Self {
+        HessianTap { device, seq_len, held_out, gathered: Vec::new() }
     }
 
     /// What the layer that has just passed gave; the next layer starts anew.
@@ -100,16 +122,18 @@ impl Tap for HessianTap<'_> {
                 let fit = Moments::zeroed(self.device, width)?;
                 let held_out = self.held_out.map(|_| Moments::zeroed(self.device, width)).transpose()?;
                 let weights = weights.iter().map(|name| name.to_string()).collect();
-                self.gathered.push(Hessian { weights, width, fit, held_out, batches: 0 });
+                self.gathered.push(Hessian { weights, width, fit, held_out, texts: 0 });
                 self.gathered.len() - 1
             }
         };
-        let hessian = &mut self.gathered[index];
-        hessian.batches += 1;
-        let last_of_so_many = self.held_out.is_some_and(|every| hessian.batches.is_multiple_of(every));
-        match &mut hessian.held_out {
-            Some(moments) if last_of_so_many => moments.add(self.device, x, tokens, width),
-            _ => hessian.fit.add(self.device, x, tokens, width),
-        }
+        let (device, held_out, hessian) = (self.device, self.held_out, &mut self.gathered[index]);
+        texts(device, x, (tokens, width), self.seq_len, |text| {
+            hessian.texts += 1;
+            let is_held_out = held_out.is_some_and(|every| hessian.texts.is_multiple_of(every));
+            match &mut hessian.held_out {
+                Some(moments) if is_held_out => moments.add(device, text, self.seq_len, width),
+                _ => hessian.fit.add(device, text, self.seq_len, width),
+            }
+        })
     }
 }

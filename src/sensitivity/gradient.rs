@@ -34,7 +34,7 @@ pub fn reverse_sweep_factors(
     progress: &dyn Progress,
 ) -> Result<Sensitivities> {
     let model = stream.model;
-    let mut tap = GradientTap::new(stream.device);
+    let mut tap = GradientTap::new(stream.device, stream.sequence_len());
     let draw = |position| uniform(options.seed, position as u64);
     reverse_sweep(stream, model, &draw, &mut tap, progress)?;
     tap.factors(model, imatrix, token_counts, stream.token_count())
@@ -51,6 +51,8 @@ fn uniform(seed: u64, position: u64) -> f32 {
 /// Gathers the sums of squared gradients: per output row of each linear layer, per token and per column at the embedding.
 struct GradientTap<'a> {
     device: &'a Device,
+    /// Tokens of a text.
+    seq_len: usize,
     rows: HashMap<String, Vec<f64>>,
     by_token: EmbeddingGradients,
     embedding: Vec<f64>,
@@ -67,9 +69,10 @@ struct Pending {
 }
 
 impl<'a> GradientTap<'a> {
-    fn new(device: &'a Device) -> Self {
+    fn new(device: &'a Device, seq_len: usize) -> Self {
         GradientTap {
             device,
+            seq_len,
             rows: HashMap::new(),
             by_token: EmbeddingGradients::default(),
             embedding: Vec::new(),
@@ -135,7 +138,10 @@ impl Tap for GradientTap<'_> {
                 self.embedding_moments = Some(Moments::zeroed(self.device, width)?);
             }
             let moments = self.embedding_moments.as_mut().expect("set above");
-            moments.add(self.device, &directions, ids.len(), width)?;
+            let seq_len = self.seq_len;
+            hessian::texts(self.device, &directions, (ids.len(), width), seq_len, |text| {
+                moments.add(self.device, text, seq_len, width)
+            })?;
         }
         self.gather(None, &directions, ids.len(), width)
     }
