@@ -16,16 +16,8 @@ fn block_types() -> Vec<GgmlType> {
     GgmlType::all().filter(|ty| unit(*ty).is_some()).collect()
 }
 
-/// Pseudo-random numbers, roughly normal.
 fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..count).map(|_| (0..6).map(|_| uniform()).sum::<f32>()).collect()
+    common::Random::new(seed).normals(count, 0.7)
 }
 
 /// E[x x^T] of inputs that share `directions` strong directions.

@@ -5,13 +5,10 @@ const BLOCK_WORDS: u32 = 21u;
 const PLAN = ScalePlan(0.2, 1.22, 6u, 31.0, 0.4375, 1u, 1u);
 const TRIALS: u32 = 7u;
 #import sub_block
+#import iq2_eighths
 #import book_iq2_s
 #import signed_coder
 #import codebook_scales
-
-fn level_value(level: u32) -> f32 {
-    return select(select(5.375, 3.125, level == 1u), 1.0, level == 0u);
-}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -42,6 +42,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "common/f16",
     "common/grid",
     "common/integer_levels",
+    "common/iq2_eighths",
     "common/iq2_levels",
     "common/iq4_levels",
     "common/iq4_nearest",

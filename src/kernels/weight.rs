@@ -54,21 +54,14 @@ impl Weight {
             bytes.len(),
             rows * row
         );
-        weight.overwrite(dev, bytes)?;
-        Ok(weight)
-    }
-
-    /// Replaces the matrix by the bytes of a GGUF tensor of the same shape and type.
-    pub fn overwrite(&self, dev: &Device, bytes: &[u8]) -> Result<()> {
-        let row = self.file_row_bytes();
-        for slab in &self.slabs {
+        for slab in &weight.slabs {
             let part = &bytes[slab.first_row * row..(slab.first_row + slab.rows) * row];
-            match is_padded(dev, self.ty) {
-                true => dev.write(&slab.buffer, 0, &pad_blocks(self.ty, part))?,
+            match is_padded(dev, ty) {
+                true => dev.write(&slab.buffer, 0, &pad_blocks(ty, part))?,
                 false => dev.write(&slab.buffer, 0, part)?,
             }
         }
-        Ok(())
+        Ok(weight)
     }
 
     /// The matrix as the bytes of a GGUF tensor.

@@ -134,8 +134,14 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
             // Read by no linear layer: an embedding of its own.
             None => {
                 let tensor = inputs.model.require(&entry.name)?;
-                let moments = weigher.embedding_moments(tensor)?;
-                candidates(device, inputs, tensor, moments)?
+                let Some(judge) = weigher.embedding_judge(tensor)? else {
+                    entry.candidates = candidates(device, inputs, tensor, None)?;
+                    continue;
+                };
+                let h = inputs.sensitivities.embedding_moments.clone().unwrap_or_default();
+                let mut rounders = weigher.rounders(h, tensor)?;
+                let moments = SecondMoments { judges: vec![judge], rounders: rounders.as_mut() };
+                candidates(device, inputs, tensor, Some(moments))?
             }
         };
     }
@@ -161,9 +167,26 @@ impl Tap for Weigher<'_> {
         for hessian in self.hessians.take() {
             let judge = Rc::new(hessian.judge_matrix(self.device)?);
             let fit = hessian.fit.mean(self.device)?;
+            let mut shared = None;
             for name in hessian.weights.iter().filter(|name| self.quantizable.contains(*name)) {
                 let tensor = self.inputs.model.require(name)?;
-                let moments = self.moments(tensor, judge.clone(), &fit)?;
+                let mut judges = vec![judge.clone()];
+                let mut own;
+                let rounders = match role_mixture(self.inputs.sensitivities, name, &fit) {
+                    // the embedding too: two roles
+                    Some(mixture) => {
+                        judges.extend(self.embedding_judge(tensor)?);
+                        own = self.rounders(mixture, tensor)?;
+                        &mut own
+                    }
+                    None => {
+                        if shared.is_none() {
+                            shared = self.rounders(fit.clone(), tensor)?;
+                        }
+                        &mut shared
+                    }
+                };
+                let moments = SecondMoments { judges, rounders: rounders.as_mut() };
                 let found = candidates(self.device, self.inputs, tensor, Some(moments))?;
                 self.found.insert(name.clone(), found);
             }
@@ -173,25 +196,6 @@ impl Tap for Weigher<'_> {
 }
 
 impl<'a> Weigher<'a> {
-    /// The moments of a weight whose input has the second moments `fit`; if it is the embedding too, it has two roles.
-    fn moments(&self, tensor: &Tensor, judge: Rc<Weight>, fit: &[f32]) -> Result<SecondMoments<'a>> {
-        let mut judges = vec![judge];
-        let h = match role_mixture(self.inputs.sensitivities, &tensor.name, fit) {
-            Some(mixture) => {
-                judges.extend(self.embedding_judge(tensor)?);
-                mixture
-            }
-            None => fit.to_vec(),
-        };
-        Ok(SecondMoments { judges, rounders: self.rounders(h, tensor)? })
-    }
-
-    fn embedding_moments(&self, tensor: &Tensor) -> Result<Option<SecondMoments<'a>>> {
-        let Some(judge) = self.embedding_judge(tensor)? else { return Ok(None) };
-        let h = self.inputs.sensitivities.embedding_moments.clone().unwrap_or_default();
-        Ok(Some(SecondMoments { judges: vec![judge], rounders: self.rounders(h, tensor)? }))
-    }
-
     fn embedding_judge(&self, tensor: &Tensor) -> Result<Option<Rc<Weight>>> {
         let moments = self.inputs.sensitivities.embedding_moments.as_ref();
         let judge = |values: &Vec<f32>| {
@@ -221,11 +225,11 @@ pub fn role_mixture(sensitivities: &Sensitivities, name: &str, input: &[f32]) ->
 }
 
 /// The second moments behind a tensor's factors.
-struct SecondMoments<'a> {
+struct SecondMoments<'a, 'r> {
     /// What errors are measured with, in the order of the factors; those that are missing have their diagonal only.
     judges: Vec<Rc<Weight>>,
     /// How the tensor will be rounded, if not by plain encoding.
-    rounders: Option<Rounders<'a>>,
+    rounders: Option<&'r mut Rounders<'a>>,
 }
 
 fn candidates(
@@ -271,15 +275,17 @@ fn candidates(
             let encoded = sample.encode(candidate.ty, &encode_weights)?;
             let rounded = match &mut moments.rounders {
                 Some(rounders) => {
-                    sample.upload(candidate.ty, &rounders.round(candidate.ty, &sample.values, &weights)?)?
+                    let bytes = rounders.round(candidate.ty, &sample.values, &weights)?;
+                    Some(sample.upload(candidate.ty, &bytes)?)
                 }
-                None => sample.encode(candidate.ty, &encode_weights)?,
+                None => None,
             };
+            let rounded = rounded.as_ref().unwrap_or(&encoded);
             for (role, (factor, columns)) in factors.iter().zip(&columns).enumerate() {
                 let plain = sample.total(&sample.diagonal_errors(&encoded, columns)?, Some(factor));
                 let real = match moments.judges.get(role) {
-                    Some(h) => sample.errors(&rounded, h)?,
-                    None => sample.diagonal_errors(&rounded, columns)?,
+                    Some(h) => sample.errors(rounded, h)?,
+                    None => sample.diagonal_errors(rounded, columns)?,
                 };
                 let real = sample.total(&real, Some(factor));
                 nats[role] *= if real > 0.0 && plain > 0.0 { real / plain } else { 1.0 };

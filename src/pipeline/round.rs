@@ -90,7 +90,7 @@ impl<'a> RoundingTap<'a, '_> {
     fn round_readers(&mut self, hessian: &Hessian) -> Result<()> {
         let fit = hessian.fit.mean(self.device)?;
         let judge = hessian.judge_matrix(self.device)?;
-        let mut shared = self.rounders(fit.clone(), hessian.width)?;
+        let mut shared = None;
         for name in &hessian.weights {
             let Some(ty) = self.types.get(name).copied() else { continue };
             let tensor = self.model.require(name)?;
@@ -100,7 +100,13 @@ impl<'a> RoundingTap<'a, '_> {
                     let mut own = self.rounders(h, tensor.cols)?;
                     self.round_tensor(tensor, ty, &mut own, None)?;
                 }
-                None => self.round_tensor(tensor, ty, &mut shared, Some(&judge))?,
+                None => {
+                    let rounders = match &mut shared {
+                        Some(rounders) => rounders,
+                        None => shared.insert(self.rounders(fit.clone(), hessian.width)?),
+                    };
+                    self.round_tensor(tensor, ty, rounders, Some(&judge))?;
+                }
             }
         }
         Ok(())

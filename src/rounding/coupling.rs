@@ -6,6 +6,8 @@
 //! rounded, `w_j + sum_{i!=j} e_i H_ij / H_jj` is the best value of one column given all others (coordinate descent).
 //! For codewords of several columns the same holds by blocks of that many.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use faer::{Mat, Side};
 use rayon::prelude::*;
@@ -134,8 +136,8 @@ impl Coupling {
         (0..block * block).map(|index| at(index / block, index % block)).collect()
     }
 
-    /// The weight of each column's own error.
-    pub fn diagonal(&self) -> impl Iterator<Item = f32> + '_ {
-        (0..self.width).map(|j| self.metric[j * self.unit + j % self.unit])
+    /// The weights of these columns' own errors.
+    pub fn diagonal(&self, columns: Range<usize>) -> Vec<f32> {
+        columns.map(|j| self.metric[j * self.unit + j % self.unit]).collect()
     }
 }

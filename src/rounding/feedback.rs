@@ -96,8 +96,7 @@ impl<'a> Rounder<'a> {
             let blocks = match (&self.feedback, &searched) {
                 (Some(feedback), _) => {
                     let targets = self.targets(feedback, &weights, &errors, first, (rows, block))?;
-                    let importance: Vec<f32> = feedback.coupling.diagonal().skip(first).take(block).collect();
-                    let importance = device.upload("importance", &importance)?;
+                    let importance = device.upload("importance", &feedback.coupling.diagonal(first..first + block))?;
                     let blocks = encode(device, ty, &targets, &importance, rows, block)?;
                     self.settle(feedback, &blocks, (&targets, &weights), &errors, first, false)?;
                     blocks
