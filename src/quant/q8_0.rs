@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, max, read_f16, reciprocal, round_f16, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::{Grid, Integers, level_codes, range, scale_error};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -62,6 +63,14 @@ impl BlockFormat for Q8_0 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(best[i]), codes: codes[i].map(|code| code.wrapping_sub(127)) };
         }
+    }
+}
+
+impl Scaled for Q8_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 

@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{Rows, f16_bits, f16_value, read_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::Integers;
 use super::ternary;
 
@@ -43,6 +44,14 @@ impl BlockFormat for Tq2_0 {
         let codes = weights.codes::<Levels>(f16_value(d));
         blocks[0].d = d.to_le_bytes();
         Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Scaled for Tq2_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 
