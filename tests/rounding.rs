@@ -3,7 +3,7 @@
 mod common;
 
 use dq_gpu::device::Device;
-use dq_gpu::quant::recode::unit;
+use dq_gpu::quant::recode::{Columns, recode, unit};
 use dq_gpu::quant::{self, GgmlType};
 use dq_gpu::rounding::Method;
 use dq_gpu::rounding::feedback::Rounders;
@@ -144,6 +144,48 @@ fn a_gpu_rounds_as_well_as_the_cpu() {
         let gpu = error(ty, &round_on(device, ty, &values, &h, method), &values, &h);
         println!("{ty:<8} {:.4} of the error on the CPU", gpu / cpu);
         assert!((gpu / cpu - 1.0).abs() < 0.05, "{ty}: {gpu} on the GPU, {cpu} on the CPU");
+    }
+}
+
+/// Scales are no longer those of the search once codes make good the errors of others; here they are simply wrong.
+#[test]
+fn scales_are_fitted_to_the_codes() {
+    use GgmlType::*;
+    let types = [
+        (Q4_0, 0),
+        (Q8_0, 0),
+        (Q2_K, 80),
+        (Q3_K, 108),
+        (Q4_K, 0),
+        (Q6_K, 208),
+        (IQ2_S, 0),
+        (IQ3_XXS, 0),
+        (IQ4_XS, 0),
+        (TQ2_0, 64),
+    ];
+    for (ty, half_at) in types {
+        let (block, unit) = (ty.block_len(), unit(ty).unwrap());
+        let values = noise(9, ROWS * block);
+        let mut bytes = vec![0; ROWS * ty.block_bytes()];
+        quant::encode(ty, &values, &vec![1.0; block], &mut bytes).unwrap();
+        let mut identity = vec![0f32; block * block];
+        (0..block).for_each(|j| identity[j * block + j] = 1.0);
+        let searched = error(ty, &bytes, &values, &identity);
+        for block in bytes.chunks_mut(ty.block_bytes()) {
+            let half = half::f16::from_le_bytes([block[half_at], block[half_at + 1]]).to_f32();
+            block[half_at..half_at + 2].copy_from_slice(&half::f16::from_f32(0.9 * half).to_le_bytes());
+        }
+        let mut decoded = vec![0f32; values.len()];
+        quant::decode(ty, &bytes, &mut decoded).unwrap();
+        let mut errors: Vec<f32> = values.iter().zip(&decoded).map(|(x, d)| x - d).collect();
+        let metric: Vec<f32> = (0..block * unit).map(|at| f32::from(at / unit % unit == at % unit)).collect();
+        let (coupling, weights) = (vec![0f32; block * block], &values[..]);
+        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, coded: true };
+        (0..3).for_each(|_| recode(ty, columns, &mut errors, (block, 0), &mut bytes));
+        let fitted = error(ty, &bytes, &values, &identity);
+        assert!(fitted < 1.06 * searched, "{ty}: {fitted} where the search reaches {searched}");
+        let known: f64 = errors.iter().map(|e| f64::from(*e).powi(2)).sum();
+        assert!((known / fitted - 1.0).abs() < 1e-3, "{ty}: errors say {known}, the bytes {fitted}");
     }
 }
 

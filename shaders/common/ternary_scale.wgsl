@@ -1,6 +1,6 @@
 // Blocks with one scale, and the levels -1, 0, 1 and perhaps 2. Twin: `src/quant/ternary.rs`.
 //
-// The importing shader declares SIGNED: whether levels are not symmetric, so that scales may be negative.
+// The importing shader declares TRIALS, and SIGNED: whether levels are not symmetric, so that scales may be negative.
 #import scale_search
 #import sum_block
 
@@ -43,6 +43,14 @@ fn weighted_rms(local: u32) -> f32 {
     return sqrt(both.x / both.y);
 }
 
+fn third_moment(local: u32) -> f32 {
+    var moment = 0.0;
+    for (var n = 0u; n < SUB; n++) {
+        moment += opaque(w[n] * x[n] * x[n] * x[n]);
+    }
+    return totals(local, vec2<f32>(moment, 0.0)).x;
+}
+
 // The weight of largest magnitude of the block.
 fn extreme_weight(local: u32) -> f32 {
     workgroupBarrier();
@@ -60,24 +68,16 @@ fn extreme_weight(local: u32) -> f32 {
 
 fn ternary_scale(local: u32) -> f32 {
     var fit = ScaleFit(0.0, 0.0, 0.0);
+    // weights that lie on a grid are found whatever their distribution
+    fit = try_together(local, fit, reciprocal(extreme_weight(local)));
     let rms = weighted_rms(local);
     var factor = 0.9;
-    var sign = 1.0;
-    for (var t = 0u; t < 3u; t++) {
-        let inverse = sign * reciprocal(factor * rms);
-        fit = try_together(local, fit, inverse);
-        if SIGNED && t == 0u {
-            let gain = fit.gain;
-            fit = try_together(local, fit, -inverse);
-            sign = select(1.0, -1.0, fit.gain > gain);
-        }
-        factor *= 1.5;
-    }
-    // weights that lie on a grid are found whatever their distribution
-    let inverse = reciprocal(extreme_weight(local));
-    fit = try_together(local, fit, inverse);
     if SIGNED {
-        fit = try_together(local, fit, 2.0 * inverse);
+        factor = select(0.9, -0.9, third_moment(local) < 0.0);
+    }
+    for (var t = 0u; t < TRIALS; t++) {
+        fit = try_together(local, fit, reciprocal(factor * rms));
+        factor *= 1.6;
     }
     return try_together(local, fit, reciprocal(fit.scale)).scale;
 }

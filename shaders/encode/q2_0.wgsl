@@ -4,6 +4,7 @@ const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 5u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 2.0;
+const TRIALS: u32 = 2u;
 const SIGNED: bool = true;
 #import sub_block
 #import integer_levels

@@ -4,6 +4,7 @@ const SUBS: u32 = 16u;
 const BLOCK_WORDS: u32 = 14u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 1.0;
+const TRIALS: u32 = 3u;
 const SIGNED: bool = false;
 #import sub_block
 #import integer_levels

@@ -1,4 +1,4 @@
-//! Rounds a block of columns again with the scales of its blocks kept. Twin: [`crate::quant::recode::recode`].
+//! Rounds a block of columns again in blocks that have scales. Twin: [`crate::quant::recode::recode`].
 
 use anyhow::{Context, Result, ensure};
 use bytemuck::{Pod, Zeroable};

@@ -8,8 +8,9 @@ use super::codebook::grids;
 use super::codebook::scales::{Plan, search};
 use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Lanes, Rows, SubBlocks, f16_bits, f16_value};
+use super::lanes::{LANES, Lanes, Rows, SubBlocks, f16_bits, f16_value, write_f16};
 use super::recode::{Choice, Worded};
+use super::refit::{Scaled, turn_half, turn_integer};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -60,11 +61,8 @@ impl BlockFormat for Iq1M {
         let fit = search::<_, 16, 2>(&tile, &mut coder, 16, &PLAN);
         let block = &mut blocks[0];
         block.high = [0; 16];
-        let d = f16_bits(fit.d[0]);
         let mut scales = [0u16; 4];
-        for (i, scales) in scales.iter_mut().enumerate() {
-            *scales = (d >> (4 * i) & 15) << 12;
-        }
+        set_super_scale(&mut scales, f16_bits(fit.d[0]));
         for lane in 0..16 {
             scales[lane / 4] |= (((fit.multiplier[lane] - 1.0) * 0.5) as u16) << (3 * (lane % 4));
             for half in 0..2 {
@@ -76,6 +74,27 @@ impl BlockFormat for Iq1M {
             }
         }
         block.scales = scales.map(u16::to_le_bytes);
+    }
+}
+
+impl Scaled for Iq1M {
+    const SCALES: usize = 17;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        let mut scales = block.scales.map(u16::from_le_bytes);
+        let moved = if scale == 0 {
+            let mut d = write_f16(super_scale(&scales));
+            let moved = turn_half(&mut d, by);
+            set_super_scale(&mut scales, u16::from_le_bytes(d));
+            moved
+        } else {
+            let (word, shift) = (&mut scales[(scale - 1) / 4], 3 * ((scale - 1) % 4));
+            let (after, moved) = turn_integer(i32::from(*word >> shift & 7), by, (0, 7));
+            *word = *word & !(7 << shift) | (after as u16) << shift;
+            moved
+        };
+        block.scales = scales.map(u16::to_le_bytes);
+        moved
     }
 }
 
@@ -106,4 +125,11 @@ impl Worded for Iq1M {
 #[inline(always)]
 fn super_scale(scales: &[u16; 4]) -> f32 {
     f16_value(scales[0] >> 12 | scales[1] >> 12 << 4 | scales[2] >> 12 << 8 | scales[3] >> 12 << 12)
+}
+
+#[inline(always)]
+fn set_super_scale(scales: &mut [u16; 4], d: u16) {
+    for (i, word) in scales.iter_mut().enumerate() {
+        *word = *word & 0xfff | (d >> (4 * i) & 15) << 12;
+    }
 }

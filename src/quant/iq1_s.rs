@@ -10,6 +10,7 @@ use super::codebook::shifted::{self, SHIFT, ShiftedCoder, is_down};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
 use super::recode::{Choice, Worded};
+use super::refit::{Scaled, turn_bits, turn_half};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -72,6 +73,17 @@ impl BlockFormat for Iq1S {
                 }
                 block.high[b] = high.to_le_bytes();
             }
+        }
+    }
+}
+
+impl Scaled for Iq1S {
+    const SCALES: usize = 9;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            _ => turn_bits(&mut block.high[scale - 1][1], (4, 3), by),
         }
     }
 }

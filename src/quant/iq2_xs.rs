@@ -12,6 +12,7 @@ use super::codebook::{IQ2_LEVELS, grids, iq2_values};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
 use super::recode::{Choice, Worded};
+use super::refit::{Scaled, turn_bits, turn_half};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -83,6 +84,17 @@ impl BlockFormat for Iq2Xs {
                 let signs = signs::<Self, 16>(&tile, lane, 8 * group, &[word]) & 127;
                 block.codewords[2 * lane + group] = (Self::book().number(word) | (signs << 9) as u16).to_le_bytes();
             }
+        }
+    }
+}
+
+impl Scaled for Iq2Xs {
+    const SCALES: usize = 17;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            _ => turn_bits(&mut block.scales[(scale - 1) / 2], (4 * ((scale - 1) % 2), 4), by),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::codebook::{grids, odd_values};
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, Rows, SubBlocks, read_f16, write_f16};
 use super::recode::{Choice, Worded};
+use super::refit::{Scaled, turn_bits, turn_half};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -95,6 +96,17 @@ impl BlockFormat for Iq3S {
                     block.signs[b][pair] = signs::<Self, 32>(&tile, lane, 8 * pair, &words) as u8;
                 }
             }
+        }
+    }
+}
+
+impl Scaled for Iq3S {
+    const SCALES: usize = 9;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            _ => turn_bits(&mut block.scales[(scale - 1) / 2], (4 * ((scale - 1) % 2), 4), by),
         }
     }
 }

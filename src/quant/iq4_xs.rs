@@ -4,6 +4,7 @@ use super::codec::BlockFormat;
 use super::iq4_nl::{LEVELS, Table};
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half, turn_integer};
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 use super::{GgmlType, nibbles};
@@ -65,6 +66,24 @@ impl BlockFormat for Iq4Xs {
             block.scales_high = high.to_le_bytes();
             Self::set_codes(block, codes[lanes..lanes + 8].as_flattened());
         }
+    }
+}
+
+impl Scaled for Iq4Xs {
+    const SCALES: usize = 9;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        if scale == 0 {
+            return turn_half(&mut block.d, by);
+        }
+        let b = scale - 1;
+        let (after, moved) = turn_integer(self::scale(block, b) as i32, by, (-32, 31));
+        let code = (after + 32) as u8;
+        let high = &mut block.scales_high[b / 4];
+        *high = *high & !(3 << (2 * (b % 4))) | (code >> 4) << (2 * (b % 4));
+        let low = &mut block.scales_low[b / 2];
+        *low = *low & !(15 << (4 * (b % 2))) | (code & 15) << (4 * (b % 2));
+        moved
     }
 }
 

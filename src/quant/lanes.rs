@@ -53,13 +53,12 @@ impl<const N: usize> SubBlocks<N> {
             let importance = &rows.importance[start % cols..start % cols + N];
             for n in 0..N {
                 tile.x[n][lane] = values[n];
-                tile.w[n][lane] = sanitize_weight(importance[n]);
+                tile.w[n][lane] = importance[n];
             }
         }
-        for row in &mut tile.x {
-            for x in row {
-                *x = sanitize(*x);
-            }
+        // apart from the transposition: this order vectorizes
+        for (x, w) in tile.x.as_flattened_mut().iter_mut().zip(tile.w.as_flattened_mut()) {
+            (*x, *w) = (sanitize(*x), sanitize_weight(*w));
         }
         tile.normalize(per_block);
         tile
@@ -122,7 +121,7 @@ fn sanitize_weight(w: f32) -> f32 {
 
 /// NaN and dust become zero, infinities the largest searched magnitude.
 #[inline(always)]
-fn sanitize(x: f32) -> f32 {
+pub fn sanitize(x: f32) -> f32 {
     let magnitude = f32::from_bits(x.to_bits() & 0x7fff_ffff);
     // false for NaN too
     let kept = if magnitude > SMALLEST { x } else { 0.0 };

@@ -38,6 +38,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod recode;
+mod refit;
 mod search;
 mod super_block;
 mod ternary;

@@ -3,6 +3,7 @@
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, Rows, SubBlocks, clamp, map};
 use super::recode::Stepped;
+use super::refit::Scaled;
 use super::search::{level_codes, scale_error};
 use super::{GgmlType, e2m1, nibbles};
 
@@ -77,6 +78,15 @@ impl BlockFormat for Mxfp4 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { exponent: best[i] as u8, codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Scaled for Mxfp4 {
+    const SCALES: usize = 0;
+
+    /// Scales that are powers of two or small floats have few neighbours.
+    fn turn(_: &mut Block, _: usize, _: f32) -> f32 {
+        0.0
     }
 }
 

@@ -4,6 +4,7 @@
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, clamp, map, round_even};
 use super::recode::Stepped;
+use super::refit::Scaled;
 use super::search::{level_codes, scale_error};
 use super::{GgmlType, e2m1};
 
@@ -100,6 +101,15 @@ impl BlockFormat for Nvfp4 {
             block.scales[lane % 4] = *scale as u8;
             block.codes[lane % 4] = std::array::from_fn(|j| codes[j] | codes[j + 8] << 4);
         }
+    }
+}
+
+impl Scaled for Nvfp4 {
+    const SCALES: usize = 0;
+
+    /// Scales that are powers of two or small floats have few neighbours.
+    fn turn(_: &mut Block, _: usize, _: f32) -> f32 {
+        0.0
     }
 }
 

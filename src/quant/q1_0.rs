@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, ZERO, read_f16, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::Levels;
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -63,6 +64,14 @@ impl Levels for Signs {
     #[inline(always)]
     fn code(y: f32) -> u8 {
         u8::from(y >= 0.0)
+    }
+}
+
+impl Scaled for Q1_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 

@@ -1,9 +1,13 @@
 //! Q2_0: 64 weights, `d * (code - 1)`. Builds of llama.cpp older than the type reject it.
 
+use bytemuck::Zeroable;
+
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::lanes::{Rows, f16_bits, f16_value, read_f16, write_f16};
+use super::lossless::{Precision, halves, scaled};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::Integers;
 use super::ternary;
 
@@ -34,13 +38,29 @@ impl BlockFormat for Q2_0 {
         }
     }
 
+    fn exact(values: &[f32], precision: Precision) -> Option<Block> {
+        let anchors = [1.0, -1.0, 2.0].into_iter();
+        let (d, codes) = scaled::<Levels, 64, _>(values, precision, anchors, halves(precision))?;
+        let mut block = Block { d: write_f16(d), ..Block::zeroed() };
+        Self::set_codes(&mut block, &codes);
+        Some(block)
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let weights = ternary::Block::<4>::load(rows, first);
-        let d = f16_bits(weights.scale::<Levels, true>());
+        let d = f16_bits(weights.scale::<Levels, 2, true>());
         let codes = weights.codes::<Levels>(f16_value(d));
         blocks[0].d = d.to_le_bytes();
         Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Scaled for Q2_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 
@@ -55,7 +75,8 @@ impl Stepped for Q2_0 {
     #[inline(always)]
     fn set_codes(block: &mut Block, codes: &[u8]) {
         for (byte, codes) in block.codes.iter_mut().zip(codes.as_chunks::<4>().0) {
-            *byte = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6;
+            let four = u32::from_le_bytes(*codes);
+            *byte = (four | four >> 6 | four >> 12 | four >> 18) as u8;
         }
     }
 }

@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_bits, turn_half};
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -76,6 +77,19 @@ fn pack(codes: &[u8]) -> [[u8; 32]; 2] {
         }
     }
     bytes
+}
+
+impl Scaled for Q2K {
+    const SCALES: usize = 34;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            1 => turn_half(&mut block.d_min, by),
+            2..18 => turn_bits(&mut block.scales[scale - 2], (0, 4), by),
+            _ => turn_bits(&mut block.scales[scale - 18], (4, 4), by),
+        }
+    }
 }
 
 impl Stepped for Q2K {

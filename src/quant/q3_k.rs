@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_bits, turn_half};
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 
@@ -63,6 +64,20 @@ impl BlockFormat for Q3K {
             Block { high: [0; 32], low: [[0; 32]; 2], scales: pack_scales(&scales), d: write_f16(fit.d[0]) };
         Self::set_codes(&mut block, codes.as_flattened());
         blocks[0] = block;
+    }
+}
+
+impl Scaled for Q3K {
+    const SCALES: usize = 17;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        if scale == 0 {
+            return turn_half(&mut block.d, by);
+        }
+        let mut scales = unpack_scales(&block.scales);
+        let moved = turn_bits(&mut scales[scale - 1], (0, 6), by);
+        block.scales = pack_scales(&scales);
+        moved
     }
 }
 

@@ -3,6 +3,7 @@
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, read_f16, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::{AffineFit, Grid, Integers, Moments, affine_codes, range, round_affine};
 use super::{GgmlType, nibbles};
 
@@ -56,6 +57,14 @@ impl BlockFormat for Q4_1 {
         for (i, block) in blocks.iter_mut().enumerate() {
             *block = Block { d: write_f16(d[i]), m: write_f16(m[i]), codes: nibbles::pack(&codes[i]) };
         }
+    }
+}
+
+impl Scaled for Q4_1 {
+    const SCALES: usize = 2;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        turn_half(if scale == 0 { &mut block.d } else { &mut block.m }, by)
     }
 }
 

@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_bits, turn_half};
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -63,6 +64,18 @@ impl BlockFormat for Q4K {
     }
 }
 
+impl Scaled for Q4K {
+    const SCALES: usize = 18;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            1 => turn_half(&mut block.d_min, by),
+            _ => turn_scale(&mut block.scales, scale - 2, by),
+        }
+    }
+}
+
 impl Stepped for Q4K {
     type Levels = Integers<0, 15>;
     const SUB: usize = 32;
@@ -92,6 +105,15 @@ pub(super) fn pack_scales(scales: &[f32], mins: &[f32]) -> [u8; 12] {
         bytes[j + 8] = (scale & 15) | min << 4;
     }
     bytes
+}
+
+/// Moves one of the 8 scales, or of the 8 mins after them.
+#[inline(always)]
+pub(super) fn turn_scale(bytes: &mut [u8; 12], number: usize, by: f32) -> f32 {
+    let (mut scales, mut mins) = unpack_scales(bytes);
+    let moved = turn_bits(if number < 8 { &mut scales[number] } else { &mut mins[number - 8] }, (0, 6), by);
+    *bytes = pack_scales(&scales.map(f32::from), &mins.map(f32::from));
+    moved
 }
 
 /// The scales and mins packed by [`pack_scales`].

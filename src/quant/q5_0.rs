@@ -3,6 +3,7 @@
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, round_f16, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::{Grid, Integers, ScaleFit, extremes, level_codes};
 use super::{GgmlType, nibbles};
 
@@ -59,6 +60,14 @@ impl BlockFormat for Q5_0 {
                 codes: nibbles::pack(&codes[i]),
             };
         }
+    }
+}
+
+impl Scaled for Q5_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 

@@ -3,8 +3,9 @@
 use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, write_f16};
-use super::q4_k::{pack_scales, unpack_scales};
+use super::q4_k::{pack_scales, turn_scale, unpack_scales};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::{Grid, Integers, affine_codes};
 use super::super_block::{AffinePlan, affine, anchors};
 
@@ -63,6 +64,18 @@ impl BlockFormat for Q5K {
             block.d_min = write_f16(fit.d_min[lanes]);
             block.scales = pack_scales(&fit.scale[lanes..lanes + 8], &fit.min[lanes..lanes + 8]);
             Self::set_codes(block, codes[lanes..lanes + 8].as_flattened());
+        }
+    }
+}
+
+impl Scaled for Q5K {
+    const SCALES: usize = 18;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        match scale {
+            0 => turn_half(&mut block.d, by),
+            1 => turn_half(&mut block.d_min, by),
+            _ => turn_scale(&mut block.scales, scale - 2, by),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::GgmlType;
 use super::codec::BlockFormat;
 use super::lanes::{LANES, Rows, SubBlocks, map, read_f16, small_integer, write_f16};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half, turn_integer};
 use super::search::{Grid, Integers, level_codes};
 use super::super_block::{SymmetricPlan, anchors, symmetric};
 
@@ -63,6 +64,20 @@ impl BlockFormat for Q6K {
         let mut block = Block { low: [[0; 64]; 2], high: [[0; 32]; 2], scales, d };
         Self::set_codes(&mut block, codes.as_flattened());
         blocks[0] = block;
+    }
+}
+
+impl Scaled for Q6K {
+    const SCALES: usize = 17;
+
+    fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
+        if scale == 0 {
+            return turn_half(&mut block.d, by);
+        }
+        let integer = &mut block.scales[scale - 1];
+        let (after, moved) = turn_integer(i32::from(*integer as i8), by, (-128, 127));
+        *integer = after as u8;
+        moved
     }
 }
 

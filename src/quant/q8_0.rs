@@ -2,9 +2,13 @@
 
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{LANES, Rows, SubBlocks, map, max, read_f16, reciprocal, round_f16, write_f16};
+use super::lanes::{
+    LANES, Lanes, Rows, SubBlocks, ZERO, map, max, read_f16, reciprocal, round_even, round_f16, sanitize,
+    small_integer, write_f16,
+};
 use super::recode::Stepped;
-use super::search::{Grid, Integers, level_codes, range, scale_error};
+use super::refit::{Scaled, turn_half};
+use super::search::{Grid, Integers, Levels as _, range};
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -20,7 +24,7 @@ pub(super) struct Q8_0;
 type Levels = Integers<-127, 127>;
 /// Codes of the largest magnitude. The error is nearly flat here, so each trial is another draw of the rounding noise.
 /// Whole codes, so that a decoded block is found again exactly.
-const ANCHORS: Grid = Grid { first: 127.0, step: -1.0, count: 16 };
+const ANCHORS: Grid = Grid { first: 127.0, step: -1.0, count: 10 };
 
 impl BlockFormat for Q8_0 {
     const TYPE: GgmlType = GgmlType::Q8_0;
@@ -46,22 +50,48 @@ impl BlockFormat for Q8_0 {
         let tile = SubBlocks::<32>::load(rows, first, 1);
         let (low, high) = range(&tile.x);
         let largest = map(|i| max(high[i], -low[i]));
-        let mut best = map(|i| round_f16(largest[i] / ANCHORS.first));
-        let mut error = scale_error::<Levels, 32>(&tile, &best);
-        for t in 1..ANCHORS.count {
-            let inverse = reciprocal(ANCHORS.at(t));
-            let scale = map(|i| round_f16(largest[i] * inverse));
-            let trial = scale_error::<Levels, 32>(&tile, &scale);
+        let (mut best, mut error) = (ZERO, [f32::INFINITY; LANES]);
+        for t in 0..ANCHORS.count {
+            let anchor = ANCHORS.at(t);
+            let scale = map(|i| round_f16(largest[i] / anchor));
+            let trial = unclamped_error(&tile, &scale, &largest);
             for i in 0..LANES {
                 let better = trial[i] < error[i];
                 best[i] = if better { scale[i] } else { best[i] };
                 error[i] = if better { trial[i] } else { error[i] };
             }
         }
-        let codes = level_codes::<Levels, 32>(&tile, &best);
         for (i, block) in blocks.iter_mut().enumerate() {
-            *block = Block { d: write_f16(best[i]), codes: codes[i].map(|code| code.wrapping_sub(127)) };
+            // from the weights as they lie in memory, which vectorizes
+            let values: &[f32; 32] = &rows.values[(first + i) * 32..].as_chunks().0[0];
+            let inverse = reciprocal(best[i]);
+            block.d = write_f16(best[i]);
+            for (code, x) in block.codes.iter_mut().zip(values) {
+                *code = small_integer(Levels::nearest(sanitize(*x) * inverse));
+            }
         }
+    }
+}
+
+/// True error of the codes nearest to `x / scale`, none for scales that make codes beyond the last.
+#[inline(always)]
+fn unclamped_error(tile: &SubBlocks<32>, scale: &Lanes, largest: &Lanes) -> Lanes {
+    let inverse = map(|i| reciprocal(scale[i]));
+    let mut error = ZERO;
+    for (x, w) in tile.x.iter().zip(&tile.w) {
+        for i in 0..LANES {
+            let miss = round_even(x[i] * inverse[i]) * scale[i] - x[i];
+            error[i] += w[i] * miss * miss;
+        }
+    }
+    map(|i| if largest[i] * inverse[i] < 127.5 { error[i] } else { f32::MAX })
+}
+
+impl Scaled for Q8_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 

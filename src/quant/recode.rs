@@ -1,15 +1,15 @@
-//! Rounding again with the scales of blocks kept, so that the error of a column can make good those of others.
+//! Rounding again in blocks that have scales already, so that the error of a column can make good those of others.
 //!
 //! A column's *target* is the value that it should have, given the errors of all other columns. Columns are rounded one after
 //! the other (codewords: all columns of a word together), and what each is off by moves the targets of those that follow.
-//! Sixteen rows run side by side.
+//! Sixteen rows run side by side. Where errors are those of codes in the blocks, scales are first fitted to these codes.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::codebook::book::Word;
-use super::codec::BlockFormat;
 use super::lanes::{LANES, Lanes, ZERO, map, max, reciprocal};
+use super::refit::{Row, Scaled};
 use super::search::Levels;
 use super::{GgmlType, format};
 
@@ -21,7 +21,7 @@ const LARGEST_UNIT: usize = 8;
 const DESCENTS: usize = 3;
 
 /// A format whose weights are `step * level + offset`, with a code for each.
-pub(super) trait Stepped: BlockFormat {
+pub(super) trait Stepped: Scaled {
     type Levels: Levels;
     /// Weights that share a step.
     const SUB: usize;
@@ -34,7 +34,7 @@ pub(super) trait Stepped: BlockFormat {
 }
 
 /// A format whose weights are `step * level + offset`, with codewords for several levels.
-pub(super) trait Worded: BlockFormat {
+pub(super) trait Worded: Scaled {
     /// Weights that are coded together.
     const UNIT: usize;
 
@@ -74,6 +74,21 @@ pub struct Columns<'a> {
     pub coded: bool,
 }
 
+impl Columns<'_> {
+    /// The columns' own part of H, `[block, block]`, where the coupling is that between all columns.
+    fn moments(&self, block: usize, unit: usize) -> Vec<f32> {
+        let metric = |row: usize, n: usize| self.metric[row * unit + n];
+        let between = |i: usize, j: usize| {
+            let first = j - j % unit;
+            if i - i % unit == first {
+                return metric(i, j - first);
+            }
+            (0..unit).map(|n| self.coupling[i * block + first + n] * metric(first + n, j - first)).sum()
+        };
+        (0..block * block).map(|at| between(at / block, at % block)).collect()
+    }
+}
+
 /// Columns whose codes are chosen together in this type: 1, or the length of its codewords. None for plain numbers.
 pub fn unit(ty: GgmlType) -> Option<usize> {
     recoder(ty).map(|recoder| recoder.unit())
@@ -86,9 +101,18 @@ pub fn recode(ty: GgmlType, columns: Columns, errors: &mut [f32], (cols, first):
     let recoder = recoder(ty).expect("the caller asks for block formats only");
     let block = ty.block_len();
     let tiles = bytes.par_chunks_mut(LANES * ty.block_bytes()).zip(errors.par_chunks_mut(LANES * cols));
+    let fits = columns.coded && recoder.scales() > 0;
+    let moments = if fits { columns.moments(block, recoder.unit()) } else { Vec::new() };
     let rows = columns.targets.par_chunks(LANES * block).zip(columns.weights.par_chunks(LANES * block));
     tiles.zip(rows).for_each(|((bytes, errors), (targets, weights))| {
-        recoder.recode(Tile { columns: Columns { targets, weights, ..columns }, errors, cols, first, bytes });
+        recoder.recode(Tile {
+            columns: Columns { targets, weights, ..columns },
+            errors,
+            cols,
+            first,
+            bytes,
+            moments: &moments,
+        });
     });
 }
 
@@ -99,10 +123,13 @@ struct Tile<'a> {
     cols: usize,
     first: usize,
     bytes: &'a mut [u8],
+    /// The columns' own part of H, `[block, block]`; empty where scales are not to be fitted.
+    moments: &'a [f32],
 }
 
 trait Recoder: Sync {
     fn unit(&self) -> usize;
+    fn scales(&self) -> usize;
     fn recode(&self, tile: Tile);
 }
 
@@ -114,6 +141,10 @@ impl<F: Stepped> Recoder for StepRecoder<F> {
         1
     }
 
+    fn scales(&self) -> usize {
+        F::SCALES
+    }
+
     fn recode(&self, tile: Tile) {
         Arch::new().dispatch(RecodeSteps::<F> { tile, format: std::marker::PhantomData });
     }
@@ -122,6 +153,10 @@ impl<F: Stepped> Recoder for StepRecoder<F> {
 impl<F: Worded> Recoder for WordRecoder<F> {
     fn unit(&self) -> usize {
         F::UNIT
+    }
+
+    fn scales(&self) -> usize {
+        F::SCALES
     }
 
     fn recode(&self, tile: Tile) {
@@ -144,10 +179,13 @@ impl<F: Stepped> WithSimd for RecodeSteps<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Tile { columns, errors, cols, first, bytes } = self.tile;
+        let Tile { columns, errors, cols, first, bytes, moments } = self.tile;
         let length = F::TYPE.block_len();
         let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
         let mut lanes = Targets::load(&columns, length, errors, cols, first);
+        if !moments.is_empty() {
+            lanes.refit::<F>(blocks, &columns, moments, (1, F::SUB), F::step);
+        }
         let mut codes = [[0u8; LARGEST_BLOCK]; LANES];
         let (mut step, mut offset) = (ZERO, ZERO);
         for j in 0..length {
@@ -177,10 +215,13 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Tile { columns, errors, cols, first, bytes } = self.tile;
+        let Tile { columns, errors, cols, first, bytes, moments } = self.tile;
         let (length, unit) = (F::TYPE.block_len(), F::UNIT);
         let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
         let mut lanes = Targets::load(&columns, length, errors, cols, first);
+        if !moments.is_empty() {
+            lanes.refit::<F>(blocks, &columns, moments, (unit, unit), F::step);
+        }
         for start in (0..length).step_by(unit) {
             let (mut step, mut offset) = (ZERO, ZERO);
             for (i, block) in blocks.iter().enumerate() {
@@ -245,6 +286,41 @@ impl Targets {
             for (error, lanes) in errors.iter_mut().zip(&self.error) {
                 *error = lanes[lane];
             }
+        }
+    }
+
+    /// Fits the scales of the blocks to their codes. `unit` columns share a target, `sub` columns a step.
+    #[inline(always)]
+    fn refit<F: Scaled>(
+        &mut self,
+        blocks: &mut [F::Block],
+        columns: &Columns,
+        moments: &[f32],
+        (unit, sub): (usize, usize),
+        step: impl Fn(&F::Block, usize) -> (f32, f32) + Copy,
+    ) {
+        let mut values = [ZERO; LARGEST_BLOCK];
+        for (lane, block) in blocks.iter_mut().enumerate() {
+            let mut row = Row { values: [0.0; LARGEST_BLOCK], pull: [0.0; LARGEST_BLOCK], h: moments };
+            F::decode(block, &mut row.values[..self.length]);
+            for j in 0..self.length {
+                let first = j - j % unit;
+                for n in 0..unit {
+                    let at = first + n;
+                    let missed = self.target[at][lane] - self.weight[at][lane] + self.error[at][lane];
+                    row.pull[j] += columns.metric[j * unit + n] * missed;
+                }
+            }
+            if row.refit::<F>(block, sub, step) {
+                F::decode(block, &mut row.values[..self.length]);
+            }
+            for (lanes, value) in values.iter_mut().zip(row.values) {
+                lanes[lane] = value;
+            }
+        }
+        for j in 0..self.length {
+            let moved = self.settle(j, &values[j]);
+            self.pass_on(&columns.coupling[j * self.length..(j + 1) * self.length], 0, &moved);
         }
     }
 

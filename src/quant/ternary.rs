@@ -8,8 +8,7 @@ use super::search::{Levels, extremes, scale_sums};
 
 /// Scales tried, in units of the weighted rms of the block.
 const FIRST: f32 = 0.9;
-const RATIO: f32 = 1.5;
-const COUNT: usize = 3;
+const RATIO: f32 = 1.6;
 const ALTERNATIONS: usize = 1;
 
 /// One block of `16 N` weights.
@@ -29,28 +28,18 @@ impl<const N: usize> Block<N> {
         Block(SubBlocks::interleaved(&values[..N * LANES], &importance[..N * LANES]))
     }
 
-    /// The best scale. With `SIGNED`, levels are not symmetric and scales may be negative.
+    /// A good scale, of `TRIALS` and one for weights on a grid. With `SIGNED`, levels are not symmetric and the scale has the sign
+    /// of the side with the heavier tail.
     #[inline(always)]
-    pub(super) fn scale<L: Levels, const SIGNED: bool>(&self) -> f32 {
+    pub(super) fn scale<L: Levels, const TRIALS: usize, const SIGNED: bool>(&self) -> f32 {
         let mut fit = Fit { scale: 0.0, gain: 0.0 };
-        let rms = self.rms();
-        let mut factor = FIRST;
-        let mut sign = 1.0;
-        for trial in 0..COUNT {
-            let inverse = sign * reciprocal(factor * rms);
-            self.try_inverse::<L>(&mut fit, inverse);
-            if SIGNED && trial == 0 {
-                let gain = fit.gain;
-                self.try_inverse::<L>(&mut fit, -inverse);
-                sign = if fit.gain > gain { -1.0 } else { 1.0 };
-            }
-            factor *= RATIO;
-        }
         // weights that lie on a grid are found whatever their distribution
-        let inverse = reciprocal(self.extreme());
-        self.try_inverse::<L>(&mut fit, inverse);
-        if SIGNED {
-            self.try_inverse::<L>(&mut fit, 2.0 * inverse);
+        self.try_inverse::<L>(&mut fit, reciprocal(self.extreme()));
+        let rms = self.rms();
+        let mut factor = if SIGNED && self.third_moment() < 0.0 { -FIRST } else { FIRST };
+        for _ in 0..TRIALS {
+            self.try_inverse::<L>(&mut fit, reciprocal(factor * rms));
+            factor *= RATIO;
         }
         for _ in 0..ALTERNATIONS {
             let inverse = reciprocal(fit.scale);
@@ -96,6 +85,17 @@ impl<const N: usize> Block<N> {
         }
         let [energy, weight] = totals(energy, weight);
         (energy / weight).sqrt()
+    }
+
+    #[inline(always)]
+    fn third_moment(&self) -> f32 {
+        let mut moment = ZERO;
+        for (x, w) in self.0.x.iter().zip(&self.0.w) {
+            for i in 0..LANES {
+                moment[i] += w[i] * x[i] * x[i] * x[i];
+            }
+        }
+        totals(moment, ZERO)[0]
     }
 
     /// The weight of largest magnitude.

@@ -1,9 +1,13 @@
 //! TQ1_0: 256 ternary weights, five in a byte, and a scale.
 
+use bytemuck::Zeroable;
+
 use super::GgmlType;
 use super::codec::BlockFormat;
-use super::lanes::{Rows, f16_bits, f16_value, read_f16};
+use super::lanes::{Rows, f16_bits, f16_value, read_f16, write_f16};
+use super::lossless::{Precision, halves, scaled};
 use super::recode::Stepped;
+use super::refit::{Scaled, turn_half};
 use super::search::Integers;
 use super::ternary;
 
@@ -47,13 +51,29 @@ impl BlockFormat for Tq1_0 {
         }
     }
 
+    fn exact(values: &[f32], precision: Precision) -> Option<Block> {
+        let anchors = [1.0, -1.0].into_iter();
+        let (d, codes) = scaled::<Levels, 256, _>(values, precision, anchors, halves(precision))?;
+        let mut block = Block { d: write_f16(d), ..Block::zeroed() };
+        Self::set_codes(&mut block, &codes);
+        Some(block)
+    }
+
     #[inline(always)]
     fn encode(rows: Rows, first: usize, blocks: &mut [Block]) {
         let weights = ternary::Block::<16>::load(rows, first);
-        let d = f16_bits(weights.scale::<Levels, false>());
+        let d = f16_bits(weights.scale::<Levels, 3, false>());
         let codes = weights.codes::<Levels>(f16_value(d));
         blocks[0].d = d.to_le_bytes();
         Self::set_codes(&mut blocks[0], codes.as_flattened());
+    }
+}
+
+impl Scaled for Tq1_0 {
+    const SCALES: usize = 1;
+
+    fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
+        turn_half(&mut block.d, by)
     }
 }
 

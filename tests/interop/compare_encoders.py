@@ -140,7 +140,7 @@ class Ggml:
         rows, cols = x.shape
         out = empty(name, x.shape)
         best = np.inf
-        for _ in range(3):
+        for _ in range(20):
             start = time.perf_counter()
             self.lib.ggml_quantize_chunk(
                 layout(name)[0], x.ctypes.data_as(self.floats), out.ctypes.data, 0, rows, cols, h.ctypes.data_as(self.floats)
