@@ -22,10 +22,11 @@ use dq_gpu::kernels::encode::encode;
 use dq_gpu::pipeline::importance;
 use dq_gpu::pipeline::quantize::{Clock, Goal, Job};
 use dq_gpu::plan::constraints::parse_types;
-use dq_gpu::plan::{Constraints, Target};
+use dq_gpu::plan::{Constraints, Objective, Target};
 use dq_gpu::progress::Silent;
 use dq_gpu::quant::GgmlType;
 use dq_gpu::rounding::Method;
+use dq_gpu::sensitivity::Way;
 use dq_gpu::source::{Model, Tensor};
 use dq_gpu::tokenizer::Tokenizer;
 
@@ -43,6 +44,9 @@ struct Options {
     ctx: usize,
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Predict from group probes instead of a reverse sweep
+    #[arg(long)]
+    probes: bool,
     /// Every pair, for plots: tensor, type, predicted, measured
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -65,7 +69,8 @@ fn main() -> Result<()> {
     let template = ChatTemplate::new(&tokenizer)?;
     let calibration = Chunks::cut(&built_in(&template)?, &tokenizer, options.ctx, None)?;
     let heldout = Chunks::cut(&held_out(&template)?, &tokenizer, options.ctx, Some(options.chunks))?;
-    let pairs = pairs(&device, &model, &types, &calibration, &heldout)?;
+    let sensitivity = if options.probes { Way::Probes } else { Way::Sweep };
+    let pairs = pairs(&device, &model, &types, &calibration, &heldout, sensitivity)?;
     if let Some(path) = &options.csv {
         let mut text = "tensor,type,predicted,measured\n".to_owned();
         for Pair { tensor, ty, predicted, measured } in &pairs {
@@ -86,6 +91,7 @@ fn pairs(
     types: &[GgmlType],
     calibration: &Chunks,
     heldout: &Chunks,
+    sensitivity: Way,
 ) -> Result<Vec<Pair>> {
     let memory = StreamOptions::default();
     let job = Job {
@@ -99,6 +105,9 @@ fn pairs(
         constraints: Constraints::default(),
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: 0,
+        sensitivity,
+        objective: Objective::Mean,
+        probes: false,
         memory,
         rounds: 0,
         rounding: Method::PLAIN,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dq_gpu::plan::analysis::{ANALYSIS_VERSION, Analysis, Candidate, TensorAnalysis, padded};
 use dq_gpu::plan::constraints::{Constraints, Demand, Profile, Rule};
-use dq_gpu::plan::{Ftype, ModelShape, Plan, Target, check_budget, report, solve};
+use dq_gpu::plan::{Ftype, ModelShape, Objective, Plan, Target, check_budget, report, solve};
 use dq_gpu::quant::GgmlType::{self, *};
 use proptest::prelude::*;
 
@@ -540,14 +540,16 @@ fn one_percent_of_the_bytes_has_its_price() {
     let analysis = deepseek();
     let constraints = Constraints::default();
     let now = plan(&analysis, Target::Bpw(3.0));
-    let [less, more] = report::neighbours(&analysis, &now, &constraints).map(Option::unwrap);
+    let [less, more] = report::neighbours(&analysis, &now, &constraints, Objective::Mean).map(Option::unwrap);
     let nats = now.predicted_kld.unwrap();
     assert!(more.bytes > now.bytes && more.bytes <= now.bytes + now.bytes / 100 && more.predicted_kld < nats);
     assert!(less.bytes <= now.bytes - now.bytes / 100 && less.predicted_kld > nats);
     // nothing below the smallest plan nor above the largest, and no advice on what is no best plan
     let (least, most) = range(&analysis);
-    let of =
-        |target| report::neighbours(&analysis, &plan(&analysis, target), &constraints).map(|other| other.is_some());
+    let of = |target| {
+        report::neighbours(&analysis, &plan(&analysis, target), &constraints, Objective::Mean)
+            .map(|other| other.is_some())
+    };
     assert_eq!(of(Target::Size(least)), [false, true]);
     assert_eq!(of(Target::Size(most)), [true, false]);
     assert_eq!(of(Target::Pure(Q4_K)), [false, false]);

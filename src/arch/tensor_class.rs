@@ -48,6 +48,42 @@ pub fn layer_index(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
+/// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.
+pub fn class_name(name: &str) -> &str {
+    let inner = match layer_index(name) {
+        Some(_) => name.splitn(3, '.').nth(2).unwrap_or(name),
+        None => name,
+    };
+    inner.trim_end_matches(".weight")
+}
+
+/// The layers of a model in at most four bands of about equal depth.
+#[derive(Clone, Copy, Debug)]
+pub struct Bands {
+    layers: usize,
+    width: usize,
+}
+
+impl Bands {
+    const COUNT: usize = 4;
+
+    /// Bands over the layers of the tensors of these names.
+    pub fn over<'a>(names: impl IntoIterator<Item = &'a str>) -> Bands {
+        let layers = names.into_iter().filter_map(layer_index).max().map_or(0, |last| last + 1);
+        Bands { layers, width: layers.div_ceil(Bands::COUNT).max(1) }
+    }
+
+    /// The band of a tensor; none for tensors outside the layers.
+    pub fn of(self, name: &str) -> Option<usize> {
+        layer_index(name).map(|layer| layer / self.width)
+    }
+
+    /// First and last layer of a band.
+    pub fn range(self, band: usize) -> (usize, usize) {
+        (band * self.width, ((band + 1) * self.width).min(self.layers) - 1)
+    }
+}
+
 /// The name inside its layer of a layer's `.weight`.
 fn stem(name: &str) -> Option<&str> {
     name.strip_prefix("blk.")?.split_once('.')?.1.strip_suffix(".weight")

@@ -7,18 +7,20 @@ use clap::{Args, ValueHint};
 
 use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
+use super::objective::SensitivityArgs;
 use super::output::{self, AnalyzeReport};
 use super::progress::Bars;
 use super::rounding::RoundingArgs;
 use super::text::Reader;
 use crate::pipeline::quantize::{Clock, Goal, Job};
-use crate::plan::{Constraints, Target};
+use crate::plan::{Constraints, Objective, Target};
 use crate::source::Model;
 
 const EXAMPLES: &str = "\
 Examples:
   dq-gpu analyze ./Qwen3-8B -o qwen3-8b.analysis.json
   dq-gpu analyze ./Qwen3-8B --imatrix qwen3-8b.imatrix.gguf -o qwen3-8b.analysis.json
+  dq-gpu analyze ./Qwen3-8B --probes -o qwen3-8b.analysis.json
   dq-gpu analyze ./Qwen3-8B --types Q3_K,Q4_K,Q5_K,Q6_K --calibration chats.jsonl -o qwen3-8b.analysis.json";
 
 /// Measure the error of every type for every tensor, and what it costs in KL divergence.
@@ -43,6 +45,11 @@ pub struct AnalyzeArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub sensitivity: SensitivityArgs,
+    /// Also keep what errors of each group of tensors do to each token, for `plan --objective`
+    #[arg(long, help_heading = "Planning")]
+    pub probes: bool,
     #[command(flatten)]
     pub rounding: RoundingArgs,
     #[command(flatten)]
@@ -80,6 +87,9 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         // any goal that needs the whole analysis: the job ends before it plans
         goals: &[Goal::Target(Target::MaxKld(0.0))],
         seed: args.seed,
+        sensitivity: args.sensitivity.way(),
+        objective: Objective::Mean,
+        probes: args.probes,
         rounding: args.rounding.method(),
         rounds: 0,
         memory: args.device.memory(),

@@ -10,11 +10,12 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::Global;
+use super::objective::outlook_line;
 use super::table::{Align, Table, bytes, grouped};
 use crate::gguf::Summary;
 use crate::kld;
 use crate::pipeline::refine::Round;
-use crate::plan::Fallback;
+use crate::plan::{Fallback, Outlook};
 use crate::quant::GgmlType;
 
 /// A result that can be read by people and by scripts.
@@ -82,6 +83,12 @@ pub struct QuantizeReport {
     pub same_top: f64,
     /// Held-out tokens measured.
     pub tokens: usize,
+    /// How it was found out what errors cost; empty where no plan needed it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sensitivity: String,
+    /// What an objective beyond the mean predicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Outlook>,
     /// Name of the device that did the work.
     pub device: String,
     /// What each round of moving the plan found.
@@ -102,7 +109,11 @@ impl Report for QuantizeReport {
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "size", &size_and_bpw(self.bytes, self.bpw));
         if let Some(kld) = self.predicted_kld {
-            line(&mut text, "predicted KL", &format!("{} nats per token", nats(kld)));
+            let by = if self.sensitivity.is_empty() { String::new() } else { format!(" ({})", self.sensitivity) };
+            line(&mut text, "predicted KL", &format!("{} nats per token{by}", nats(kld)));
+        }
+        if let Some(outlook) = &self.objective {
+            outlook_line(&mut text, outlook);
         }
         for (number, round) in self.rounds.iter().enumerate() {
             line(&mut text, &format!("round {}", number + 1), &round_line(round));
@@ -348,6 +359,8 @@ mod tests {
             measured_kld_se: 0.0004,
             same_top: 0.934,
             tokens: 8192,
+            sensitivity: "reverse sweep".into(),
+            objective: None,
             device: "CPU".into(),
             rounds: Vec::new(),
             seconds: vec![

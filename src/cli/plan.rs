@@ -8,10 +8,11 @@ use clap::{Args, ValueHint};
 
 use super::Global;
 use super::common::{self, KeepArgs, TypeArgs};
+use super::objective::ObjectiveArgs;
 use super::output::{self, TypeShare};
 use super::plan_report::PlanReport;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
-use crate::plan::{Analysis, Target, report, solve_near};
+use crate::plan::{Analysis, Target, report, solve_for};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +46,8 @@ pub struct PlanArgs {
     pub types: TypeArgs,
     #[command(flatten)]
     pub keep: KeepArgs,
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
 }
 
 pub fn run(args: &PlanArgs, global: &Global) -> Result<()> {
@@ -84,18 +87,20 @@ fn plan(
     // an analysis of real activations is importance data
     let has_imatrix = !analysis.calibration_hash.is_empty();
     let constraints = common::constraints(&args.types, &args.keep, has_imatrix);
-    let plan = solve_near(analysis, target, &constraints)?;
+    let objective = args.objective.objective();
+    let (plan, outlook) = solve_for(analysis, target, &constraints, objective)?;
     if let Some(path) = &tensor_types {
         write_text(path, &plan.to_tensor_types()?)?;
     }
     plan.write(&output)?;
-    let [less, more] = report::neighbours(analysis, &plan, &constraints);
+    let [less, more] = report::neighbours(analysis, &plan, &constraints, objective);
     Ok(PlanReport {
         output,
         tensor_types,
         bytes: plan.bytes,
         bpw: plan.bpw,
         predicted_kld: plan.predicted_kld,
+        objective: outlook,
         types: TypeShare::list(&plan.types()),
         groups: report::groups(analysis, &plan),
         worst: report::worst(&plan),

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::objective::outlook_line;
 use super::output::{Report, TypeShare, by_type, fallback_lines, line, nats, size_and_bpw, types_table, with_bits};
 use super::table::{Align, Table, grouped};
-use crate::plan::Fallback;
 use crate::plan::report::{Group, Neighbour, Suspect};
+use crate::plan::{Fallback, Outlook};
 
 /// What `plan` decided.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +21,9 @@ pub struct PlanReport {
     pub bpw: f64,
     /// Nats per token; none if the type of a tensor was not measured.
     pub predicted_kld: Option<f64>,
+    /// What an objective beyond the mean predicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Outlook>,
     #[serde(serialize_with = "by_type")]
     pub types: Vec<TypeShare>,
     #[serde(serialize_with = "with_bits")]
@@ -53,6 +57,9 @@ impl Report for PlanReport {
                     line(&mut text, name, &change(kld, other));
                 }
             }
+        }
+        if let Some(outlook) = &self.objective {
+            outlook_line(&mut text, outlook);
         }
         text
     }

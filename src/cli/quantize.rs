@@ -7,6 +7,7 @@ use clap::{Args, ValueHint};
 
 use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs};
+use super::objective::{ObjectiveArgs, SensitivityArgs};
 use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
 use super::rounding::RoundingArgs;
@@ -47,7 +48,7 @@ pub struct QuantizeArgs {
     #[command(flatten)]
     pub vram: VramArgs,
     /// The types in a plan file (see `dq-gpu plan`)
-    #[arg(long, value_name = "FILE", group = "target", conflicts_with_all = ["types", "profile", "keep"])]
+    #[arg(long, value_name = "FILE", group = "target", conflicts_with_all = ["types", "profile", "keep", "objective"])]
     #[arg(help_heading = target::HEADING, value_hint = ValueHint::FilePath)]
     pub plan: Option<PathBuf>,
     #[command(flatten)]
@@ -62,6 +63,10 @@ pub struct QuantizeArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N", help_heading = "Text", default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub objective: ObjectiveArgs,
+    #[command(flatten)]
+    pub sensitivity: SensitivityArgs,
     #[command(flatten)]
     pub rounding: RoundingArgs,
     /// Times that the plan is moved after its file was measured, while that lowers the KL [default: 0, or 2 with --effort max]
@@ -116,6 +121,9 @@ fn work(
         constraints: common::constraints(&args.types, &args.keep, true),
         goals: &goals(args, wanted, &model)?,
         seed: args.seed,
+        sensitivity: args.sensitivity.way(),
+        objective: args.objective.objective(),
+        probes: false,
         rounding: args.rounding.method(),
         rounds: args.rounds.unwrap_or_else(|| args.rounding.effort.rounds()),
         memory: args.device.memory(),
@@ -144,6 +152,8 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         measured_kld_se: outcome.report.all.mean_kld_se,
         same_top: outcome.report.all.same_top,
         tokens: outcome.report.all.tokens,
+        sensitivity: outcome.sensitivity,
+        objective: outcome.outlook,
         device,
         rounds: outcome.rounds,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),

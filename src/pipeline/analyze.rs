@@ -107,6 +107,7 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
         fixed_bytes: fixed_bytes(model, metadata)?,
         tensors: tensors.collect(),
         ties: Vec::new(),
+        probes: None,
     })
 }
 
@@ -114,7 +115,6 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
 /// what would be written against the second moments of its input.
 pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress) -> Result<Analysis> {
     let mut analysis = bare_analysis(inputs.model, inputs.metadata, inputs.calibration_hash)?;
-    analysis.sensitivity = "reverse sweep".to_string();
     let chunks = inputs.chunks;
     // half of the texts to round with, half to judge by
     let halves = (inputs.rounding != Method::PLAIN && chunks.len() > 1).then_some(2);

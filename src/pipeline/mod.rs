@@ -4,8 +4,10 @@
 mod analyze;
 mod listen;
 mod metadata;
+mod probe;
 mod prove;
 pub mod quantize;
+mod reference;
 pub mod refine;
 mod round;
 mod sample;
@@ -14,6 +16,7 @@ mod write;
 pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
 pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
+pub use probe::{ProbeInputs, probe};
 pub use prove::{Scoring, prove, report};
 pub use round::{RoundingInputs, round};
 pub use write::{FileInputs, write};

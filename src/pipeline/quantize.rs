@@ -6,22 +6,24 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
-use super::refine::{Round, TUNING_TOKENS, Tuning, mean, moved, repredicted};
+use super::reference::{Reference, mean};
+use super::refine::{Round, TUNING_TOKENS, Tuning, moved, repredicted};
 use super::{
-    AnalysisInputs, FileInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen, output_metadata,
-    prove, sense, write,
+    AnalysisInputs, FileInputs, ProbeInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen,
+    output_metadata, probe, prove, sense, write,
 };
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::{Stream, StreamOptions};
-use crate::gguf::{GgufWriter, Value};
+use crate::gguf::{GgufWriter, Metadata, Value};
 use crate::imatrix::Imatrix;
 use crate::kld::{Report, compare};
-use crate::plan::{Analysis, Constraints, Plan, Rule, Target, check_budget, solve_near};
+use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, solve_for};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::Method;
-use crate::sensitivity::{Sensitivities, SweepOptions};
+use crate::sensitivity::probe::{Probes, groups, unit_factors};
+use crate::sensitivity::{Sensitivities, SweepOptions, Way};
 use crate::source::Model;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
@@ -29,6 +31,9 @@ const SWEEP_TOKENS: usize = 16 << 10;
 
 /// Tokens behind the second moments with which errors are weighed.
 const HESSIAN_TOKENS: usize = 24 << 10;
+
+/// Tokens of the group probes: enough to tell the worst 2 in 1000 from the others.
+const PROBE_TOKENS: usize = 16 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
@@ -71,6 +76,12 @@ pub struct Job<'a> {
     /// What to make, each a file of its own, from one analysis.
     pub goals: &'a [Goal],
     pub seed: u64,
+    /// How sensitivities are found.
+    pub sensitivity: Way,
+    /// What plans make small. For more than the mean, groups are probed.
+    pub objective: Objective,
+    /// Whether groups are probed whatever the objective, for the analysis to keep.
+    pub probes: bool,
     pub memory: StreamOptions,
     pub rounding: Method,
     /// Times that the plan may be moved after its file was measured.
@@ -89,6 +100,10 @@ pub struct Outcome {
     pub plan: Plan,
     pub bytes: u64,
     pub report: Report,
+    /// How it was found out what errors cost; empty where the plan did not need it.
+    pub sensitivity: String,
+    /// What an objective beyond the mean predicts of the plan.
+    pub outlook: Option<Outlook>,
     /// What each round of refinement found.
     pub rounds: Vec<Round>,
     /// Name and seconds of each step, in order.
@@ -137,9 +152,9 @@ impl Job<'_> {
             Goal::Plan(_) => None,
         };
         for attempt in 0..=TIGHTENINGS {
-            let plan = match (goal, &target) {
-                (Goal::Plan(read), _) => read(analysis)?,
-                (Goal::Target(_), Some(target)) => solve_near(analysis, target, &self.constraints)?,
+            let (plan, mut outlook) = match (goal, &target) {
+                (Goal::Plan(read), _) => (read(analysis)?, None),
+                (Goal::Target(_), Some(target)) => self.plan(analysis, target)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
@@ -151,6 +166,8 @@ impl Job<'_> {
                 if self.rounds > 0 {
                     clock.lap("refine");
                 }
+                // it was about the plan before it moved
+                outlook = outlook.filter(|_| rounds.iter().all(|round| !round.accepted));
             }
             let Draft { plan, mut writer } = draft;
             let report = self.measure(writer.readable()?, progress)?;
@@ -171,9 +188,22 @@ impl Job<'_> {
             writer.patch(MEASURED_KLD, Value::F32(report.all.mean_kld as f32))?;
             writer.patch(MEASURED_TOKENS, Value::U32(report.all.tokens as u32))?;
             let bytes = writer.finish()?;
-            return Ok(Outcome { output: output.to_owned(), plan, bytes, report, rounds, steps: clock.laps });
+            return Ok(Outcome {
+                output: output.to_owned(),
+                plan,
+                bytes,
+                report,
+                sensitivity: analysis.sensitivity.clone(),
+                outlook,
+                rounds,
+                steps: clock.laps,
+            });
         }
         unreachable!("the last attempt returns")
+    }
+
+    fn plan(&self, analysis: &Analysis, target: &Target) -> Result<(Plan, Option<Outlook>)> {
+        solve_for(analysis, target, &self.constraints, self.objective)
     }
 
     /// Writes a file that has no name yet.
@@ -213,13 +243,13 @@ impl Job<'_> {
             return Ok(rounds);
         }
         let stream = Stream::new(self.device, self.model, &chunks.tokens, ctx, self.memory)?;
-        let tuning = Tuning::new(&stream, self.model, &chunks, progress)?;
+        let tuning = Tuning { reference: Reference::new(&stream, &chunks, progress)? };
         let mut measured = tuning.measure(draft.writer.readable()?, None, progress)?;
         for _ in 0..self.rounds {
             let analysis = &knowledge.analysis;
             let corrections = tuning.corrections(draft.writer.readable()?, &draft.plan, analysis, progress)?;
             draft.plan = repredicted(&draft.plan, analysis, &corrections)?;
-            let solve = |analysis: &Analysis| solve_near(analysis, &draft.plan.target, &self.constraints);
+            let solve = |analysis: &Analysis| Ok(self.plan(analysis, &draft.plan.target)?.0);
             let Some((plan, moved_bytes)) = moved(analysis, &draft.plan, &corrections, solve)? else { break };
             let mut trial = self.write(plan, knowledge, output, progress)?;
             let trial_measured = tuning.measure(trial.writer.readable()?, None, progress)?;
@@ -280,10 +310,20 @@ impl Job<'_> {
         if !needs_analysis && self.rounding == Method::PLAIN {
             return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
         }
-        let sweep = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
-        let options = SweepOptions { seed: self.seed };
-        let sensitivities =
-            sense(self.device, self.model, &sweep, self.calibration, &imatrix, options, self.memory, progress)?;
+        if !needs_analysis && self.sensitivity == Way::Probes {
+            // rounding would use gradients at the embedding, which probes do not give
+            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
+        }
+        let mut probes = None;
+        let sensitivities = match self.sensitivity {
+            Way::Sweep => self.sweep(&imatrix, progress)?,
+            Way::Probes => {
+                let found = self.probe(&bare, &imatrix, progress)?;
+                let sensitivities = self.probed_factors(&found, &imatrix, &metadata, progress)?;
+                probes = Some(found);
+                sensitivities
+            }
+        };
         clock.lap("sensitivity");
         if !needs_analysis {
             let sensitivities = Some(sensitivities);
@@ -304,9 +344,66 @@ impl Job<'_> {
             rounding: self.rounding,
             metadata: &metadata,
         };
-        let analysis = analyze(self.device, &inputs, progress)?;
+        let mut analysis = analyze(self.device, &inputs, progress)?;
+        analysis.sensitivity = self.sensitivity.name().to_owned();
         clock.lap("weigh");
+        if self.probes || self.objective != Objective::Mean {
+            let found = match probes {
+                Some(found) => found,
+                None => self.probe(&analysis, &imatrix, progress)?,
+            };
+            analysis.probes = Some(found);
+            clock.lap("probe");
+        }
         Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance })
+    }
+
+    fn sweep(&self, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Sensitivities> {
+        let text = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
+        let options = SweepOptions { seed: self.seed };
+        sense(self.device, self.model, &text, self.calibration, imatrix, options, self.memory, progress)
+    }
+
+    /// Probes the groups of `analysis`, whose predictions spare trials if it has any.
+    fn probe(&self, analysis: &Analysis, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Probes> {
+        let ties = [&analysis.ties[..], &self.constraints.ties].concat();
+        let inputs = ProbeInputs {
+            model: self.model,
+            imatrix,
+            groups: &groups(analysis.quantizable().map(|tensor| tensor.name.as_str()), &ties),
+            chunks: &self.calibration.prefix(PROBE_TOKENS / self.calibration.ctx),
+            memory: self.memory,
+            predicted: &|name, ty| Some(analysis.tensor(name)?.candidate(ty)?.predicted),
+        };
+        probe(self.device, &inputs, progress)
+    }
+
+    /// Sensitivities under which the predictions of the probes are what the probes measured.
+    fn probed_factors(
+        &self,
+        probes: &Probes,
+        imatrix: &Imatrix,
+        metadata: &Metadata,
+        progress: &dyn Progress,
+    ) -> Result<Sensitivities> {
+        let mut counts = vec![0u64; self.model.hparams.n_vocab];
+        self.calibration.tokens.iter().for_each(|id| counts[*id as usize] += 1);
+        let names = probes.groups.iter().flat_map(|group| group.types.keys());
+        let units = unit_factors(self.model, imatrix, &counts, names.map(String::as_str))?;
+        let inputs = AnalysisInputs {
+            model: self.model,
+            imatrix,
+            sensitivities: &units,
+            calibration_hash: &self.calibration.hash,
+            types: &probes.types(),
+            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
+            memory: self.memory,
+            // as the probes were encoded
+            rounding: Method::PLAIN,
+            metadata,
+        };
+        let errors = analyze(self.device, &inputs, progress)?;
+        probes.factors(units, |name, ty| errors.tensor(name)?.predicted(ty))
     }
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {

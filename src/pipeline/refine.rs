@@ -8,10 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::prove::records;
-use crate::calibration::Chunks;
+use super::reference::{Reference, mean};
 use crate::forward::weights::WeightSource;
-use crate::forward::{FinalStatesOf, Side, Stream, diverge};
 use crate::kld::{Comparison, TokenRecord};
 use crate::plan::{Analysis, Plan};
 use crate::progress::Progress;
@@ -44,11 +42,9 @@ pub struct Round {
     pub accepted: bool,
 }
 
-/// The original model on the tuning text: files are compared with it.
+/// Files are compared with the original model on the tuning text.
 pub struct Tuning<'a, 's> {
-    stream: &'s Stream<'a>,
-    base: FinalStatesOf<'a, 's>,
-    chunks: &'s Chunks,
+    pub reference: Reference<'a, 's>,
 }
 
 /// The tensors of a written file that have one type, and the original's for all others.
@@ -65,21 +61,11 @@ impl WeightSource for OnlyType<'_> {
     }
 }
 
-impl<'a, 's> Tuning<'a, 's> {
-    pub fn new(stream: &'s Stream<'a>, model: &'a Model, chunks: &'s Chunks, progress: &dyn Progress) -> Result<Self> {
-        let side = Side { stream, weights: model };
-        let base = side.run(0..chunks.ctx - 1, "running the original", progress)?;
-        Ok(Tuning { stream, base, chunks })
-    }
-
+impl Tuning<'_, '_> {
     /// The KL of every token with the file's tensors of type `ty`, or with all of them.
     pub fn measure(&self, file: &Path, ty: Option<GgmlType>, progress: &dyn Progress) -> Result<Vec<TokenRecord>> {
         let quant = Model::open(file).context("the written file cannot be read back")?;
-        let weights = OnlyType { base: self.stream.model, quant: &quant, ty };
-        let scored = 0..self.chunks.ctx - 1;
-        let side = Side { stream: self.stream, weights: &weights };
-        let states = side.run(scored.clone(), "running a trial", progress)?;
-        Ok(records(&diverge(&self.base, &states, scored, progress)?, self.chunks))
+        self.reference.compare(&OnlyType { base: self.reference.stream.model, quant: &quant, ty }, progress)
     }
 
     /// Measured over predicted KL of every type that matters in `plan`, whose file is `file`.
@@ -104,10 +90,6 @@ impl<'a, 's> Tuning<'a, 's> {
         }
         Ok(corrections)
     }
-}
-
-pub fn mean(records: &[TokenRecord]) -> f64 {
-    records.iter().map(|record| record.kld).sum::<f64>() / records.len() as f64
 }
 
 /// The plan that `solve` finds once predictions are corrected, as far as it moves no more than a fifth of the bytes: else with

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mixes::{ModelShape, TensorShape};
 use crate::quant::GgmlType;
+use crate::sensitivity::probe::Probes;
 
 /// The version of the analysis file that this program writes and reads.
 pub const ANALYSIS_VERSION: u32 = 1;
@@ -33,7 +34,7 @@ pub struct Analysis {
     /// Hash of the calibration tokens; empty when nothing was measured.
     #[serde(default)]
     pub calibration_hash: String,
-    /// How the sensitivities were found, for people: "reverse sweep"; empty when nothing was measured.
+    /// How the sensitivities were found, for people: "reverse sweep" or "group probes"; empty when nothing was measured.
     #[serde(default)]
     pub sensitivity: String,
     /// What llama.cpp's own mixture rules ask about the model.
@@ -46,6 +47,9 @@ pub struct Analysis {
     /// Groups of tensor names that must share one type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ties: Vec<Vec<String>>,
+    /// What errors of each group of tensors do to each token: for objectives beyond the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
 }
 
 /// One tensor and what its candidate types cost.
@@ -198,6 +202,15 @@ impl Analysis {
         }
         for name in self.ties.iter().flatten() {
             ensure!(names.contains(name.as_str()), "a tie names an unknown tensor: `{name}`");
+        }
+        if let Some(probes) = &self.probes {
+            probes.validate()?;
+            let probed = || probes.groups.iter().flat_map(|group| group.types.keys());
+            for name in probed() {
+                ensure!(names.contains(name.as_str()), "a probe names an unknown tensor: `{name}`");
+            }
+            let distinct: HashSet<&String> = probed().collect();
+            ensure!(distinct.len() == probed().count(), "a tensor is in two probes");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! From errors and sensitivities to a type for each tensor.
 //!
 //! [`analysis`] is what was measured, [`constraints`] what the user demands, [`solver`] finds the best types for a target,
-//! [`mixes`] are llama.cpp's own rules, [`file`](mod@file) is the result.
+//! [`objective`] says what best means, [`mixes`] are llama.cpp's own rules, [`file`](mod@file) is the result.
 
 pub mod analysis;
 pub mod constraints;
@@ -10,6 +10,7 @@ pub mod ftype;
 mod gap;
 pub mod hull;
 pub mod mixes;
+pub mod objective;
 pub mod report;
 pub mod solver;
 mod units;
@@ -25,6 +26,7 @@ pub use constraints::{Constraints, Profile, Rule};
 pub use file::{Assignment, Plan};
 pub use ftype::Ftype;
 pub use mixes::{Fallback, Mix, ModelShape};
+pub use objective::{Objective, Outlook, solve_for};
 pub use vram::RunShape;
 
 use crate::quant::{GgmlType, fallback};
@@ -143,13 +145,29 @@ fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Resu
 }
 
 fn within_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<Plan> {
-    let (units, problem, capacity) = bpw_problem(analysis, constraints, bpw)?;
-    let solution = problem.within(capacity).context("no plan fits the budget")?;
-    let plan = units.plan(analysis, Target::Bpw(bpw), &solution)?;
-    if is_largest(&problem, &solution) && plan.bpw < bpw {
+    let (plan, is_largest) = best_of_bpw(analysis, constraints, bpw)?;
+    if is_largest && plan.bpw < bpw {
         log::warn!("the largest plan has {:.4} bits per weight, less than the {bpw} asked for", plan.bpw);
     }
     Ok(plan)
+}
+
+/// The best plan of at most `bpw` bits per weight, and whether it is the one that no budget can improve.
+fn best_of_bpw(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Result<(Plan, bool)> {
+    let (units, problem, capacity) = bpw_problem(analysis, constraints, bpw)?;
+    let solution = problem.within(capacity).context("no plan fits the budget")?;
+    let is_largest = is_largest(&problem, &solution);
+    Ok((units.plan(analysis, Target::Bpw(bpw), &solution)?, is_largest))
+}
+
+/// As [`solve_near`] for budgets, without warnings.
+fn best_near(analysis: &Analysis, target: &Target, constraints: &Constraints) -> Result<Plan> {
+    let best = |constraints: &Constraints| match *target {
+        Target::Size(bytes) => best_within(analysis, constraints, bytes).map(|(plan, _)| plan),
+        Target::Bpw(bpw) => best_of_bpw(analysis, constraints, bpw).map(|(plan, _)| plan),
+        _ => solve(analysis, target, constraints),
+    };
+    best(&constraints.for_target(target, analysis)).or_else(|_| best(constraints))
 }
 
 fn meeting(analysis: &Analysis, constraints: &Constraints, nats: f64) -> Result<Plan> {

@@ -6,12 +6,10 @@ use serde::Serialize;
 
 use super::analysis::{Analysis, TensorAnalysis};
 use super::file::{Assignment, Plan};
-use super::{Constraints, Target, best_within};
-use crate::arch::tensor_class::{Class, layer_index};
+use super::objective::{Objective, improved};
+use super::{Constraints, Target, best_near};
+use crate::arch::tensor_class::{Bands, Class, class_name};
 use crate::quant::GgmlType;
-
-/// Bands of about equal depth.
-const BANDS: usize = 4;
 
 /// Tensors listed by name.
 const WORST: usize = 8;
@@ -62,18 +60,17 @@ pub struct Neighbour {
 /// The plan by class of tensor and depth: from the embedding over attention and feed-forward to the output, bands from the
 /// first layer on.
 pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
-    let layers = analysis.quantizable().filter_map(|tensor| layer_index(&tensor.name)).max().map_or(0, |last| last + 1);
-    let bands = Bands { layers, width: layers.div_ceil(BANDS).max(1) };
+    let bands = Bands::over(analysis.quantizable().map(|tensor| tensor.name.as_str()));
     let mut classes: Vec<String> = Vec::new();
     let mut groups: BTreeMap<(Class, usize, Option<usize>), Group> = BTreeMap::new();
     for tensor in analysis.quantizable() {
         let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
-        let class = class_of(&tensor.name);
+        let class = class_name(&tensor.name);
         let place = classes.iter().position(|known| known == class).unwrap_or_else(|| {
             classes.push(class.to_owned());
             classes.len() - 1
         });
-        let band = layer_index(&tensor.name).map(|layer| layer / bands.width);
+        let band = bands.of(&tensor.name);
         let key = (Class::of(&tensor.name), place, band);
         let group = groups.entry(key).or_insert_with(|| Group::new(class, band.map(|band| bands.range(band))));
         group.add(tensor, assignment);
@@ -84,17 +81,6 @@ pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
         group.share = share(group.predicted_kld, plan);
     }
     groups
-}
-
-struct Bands {
-    layers: usize,
-    width: usize,
-}
-
-impl Bands {
-    fn range(&self, band: usize) -> (usize, usize) {
-        (band * self.width, ((band + 1) * self.width).min(self.layers) - 1)
-    }
 }
 
 impl Group {
@@ -126,15 +112,6 @@ fn share(nats: Option<f64>, plan: &Plan) -> Option<f64> {
     Some(nats? / total)
 }
 
-/// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.
-fn class_of(name: &str) -> &str {
-    let inner = match layer_index(name) {
-        Some(_) => name.splitn(3, '.').nth(2).unwrap_or(name),
-        None => name,
-    };
-    inner.trim_end_matches(".weight")
-}
-
 /// The tensors that carry the most damage, the worst first. Empty where the plan's KL is unknown or nothing.
 pub fn worst(plan: &Plan) -> Vec<Suspect> {
     let suspect = |(name, assignment): (&String, &Assignment)| {
@@ -150,13 +127,17 @@ pub fn worst(plan: &Plan) -> Vec<Suspect> {
 
 /// The best plans of 1 % fewer and 1 % more bytes than this one, as far as there are any: none for mixes and single types,
 /// which are not the best of their size, none where the KL is unknown, and none with more bytes if those bring nothing.
-pub fn neighbours(analysis: &Analysis, plan: &Plan, constraints: &Constraints) -> [Option<Neighbour>; 2] {
+pub fn neighbours(
+    analysis: &Analysis,
+    plan: &Plan,
+    constraints: &Constraints,
+    objective: Objective,
+) -> [Option<Neighbour>; 2] {
     let by_rule = matches!(plan.target, Target::Type(_) | Target::Pure(_));
     let Some(now) = plan.predicted_kld.filter(|_| !by_rule) else { return [None, None] };
-    let near = constraints.for_target(&Target::Bpw(plan.bpw), analysis);
     let best = |bytes: u64| {
-        let (plan, _) =
-            best_within(analysis, &near, bytes).or_else(|_| best_within(analysis, constraints, bytes)).ok()?;
+        let by_mean = best_near(analysis, &Target::Size(bytes), constraints).ok()?;
+        let (plan, _) = improved(analysis, by_mean, constraints, objective).ok()?;
         Some(Neighbour { bytes: plan.bytes, bpw: plan.bpw, predicted_kld: plan.predicted_kld? })
     };
     let percent = plan.bytes / 100;

@@ -63,6 +63,15 @@ impl EmbeddingGradients {
     }
 }
 
+/// Weights of the rows' squared errors relative to their size, by how often they are used.
+pub(super) fn embedding_rows(model: &Model, embedding: &Tensor, token_counts: &[u64]) -> Result<Vec<f32>> {
+    let sizes = mean_squares(model, embedding)?;
+    let frequencies = row_frequencies(token_counts, embedding.rows);
+    // without size, a row has no errors either
+    let weight = |(frequency, size): (f64, f64)| if size > 0.0 { (frequency / size) as f32 } else { 0.0 };
+    Ok(frequencies.into_iter().zip(sizes).map(weight).collect())
+}
+
 /// Mean square of each row.
 fn mean_squares(model: &Model, tensor: &Tensor) -> Result<Vec<f64>> {
     let mut sizes = Vec::with_capacity(tensor.rows);

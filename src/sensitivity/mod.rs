@@ -3,15 +3,36 @@
 //! For small errors the KL divergence that tensor t costs in type q is
 //! `D_t(q) = 1/2 sum_r g_r sum_j h_j dw_rj^2` nats per token, with `h_j = E[x_j^2]` the input side and
 //! `g_r = E[(dL/dz_r)^2]` the output side, L = -log p(y) summed over a sequence, y drawn from the model itself.
-//! `pipeline::analyze` corrects this for inputs that are correlated.
+//! `pipeline::analyze` corrects this for inputs that are correlated. Without a backward pass, [`probe`] gives the same units.
 
 mod embedding;
 mod gradient;
+pub mod probe;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 pub use gradient::{SweepOptions, reverse_sweep_factors};
+
+/// How it is found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// One backward pass.
+    #[default]
+    Sweep,
+    /// Group after group in a coarse type: for families without a backward pass.
+    Probes,
+}
+
+impl Way {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Sweep => "reverse sweep",
+            Way::Probes => "group probes",
+        }
+    }
+}
 
 /// Weights of a tensor's squared error on both sides: `1/2 sum_r rows[r] sum_j cols[j] dw_rj^2` is in nats per token.
 #[derive(Clone, Debug)]
