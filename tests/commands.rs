@@ -370,3 +370,70 @@ fn inspect_shows_what_was_written() {
         .stdout(contains("Q5_1"))
         .stdout(contains("token_embd.weight"));
 }
+
+/// A probe is what a file measures in which that group alone is coarse, and its group's predictions add up to it.
+#[test]
+fn probes_measure_what_files_do() {
+    let folder = Folder::new();
+    let [analysis, file, text] = ["analysis.json", "file.gguf", "chats.jsonl"].map(|name| folder.at(name));
+    let lines = (0..40).map(|i| {
+        let (question, answer) = (format!("What is {i} and {}?", i + 3), format!("It is {}, as always.", 2 * i + 3));
+        serde_json::json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    });
+    fs::write(&text, lines.map(|line| line.to_string() + "\n").collect::<String>()).unwrap();
+    let options = ["--device", "cpu", "--ctx", "64", "--chunks", "6"];
+    let plain = ["--calibration", &text, "--rounding", "search", "--effort", "fast"];
+    let probing = ["analyze", TRAINED, "-o", &analysis, "--types", "Q2_K,Q4_K", "--sensitivity", "probes", "--probes"];
+    let report = run(&[&probing[..], &options, &plain].concat());
+    assert_eq!(report["sensitivity"], "group probes");
+    let analysis = Analysis::read(Path::new(&analysis)).unwrap();
+    let probes = analysis.probes.as_ref().unwrap();
+    assert_eq!(probes.groups.len(), 2 + 7 * 4);
+    let mean = |name: &str| probes.groups.iter().find(|group| group.name == name).unwrap().mean();
+
+    let measured = |pattern: &str, name: &str| {
+        let group = probes.groups.iter().find(|group| group.name == name).unwrap();
+        let ty = group.types.values().next().unwrap();
+        let keep = format!("{pattern}={ty}");
+        let quantize = ["quantize", TRAINED, "-o", &file, "--pure", "BF16", "--keep", &keep];
+        run(&[&quantize[..], &options, &plain].concat());
+        let kld = run(&[&["kld", TRAINED, &file, "--text", &text, "--all-positions"][..], &options].concat());
+        figure(&kld, "mean_kld")
+    };
+    for (pattern, name) in [(r"blk\.[67]\.ffn_down", "ffn_down 6-7"), ("^output", "output")] {
+        let (found, truth) = (mean(name), measured(pattern, name));
+        assert!((found - truth).abs() < 0.02 * truth, "{name}: {found}, measured {truth}");
+    }
+
+    for group in &probes.groups {
+        let predicted = |(name, ty): (&String, &GgmlType)| analysis.tensor(name).unwrap().predicted(*ty);
+        let Some(sum) = group.types.iter().map(predicted).sum::<Option<f64>>() else { continue };
+        // the errors of both are measured on a sample of the rows
+        assert!((sum / group.mean() - 1.0).abs() < 0.02, "{}: {sum}, probed {}", group.name, group.mean());
+    }
+}
+
+#[test]
+fn objectives_travel_from_probes_to_files() {
+    let folder = Folder::new();
+    let [bare, analysis, plan, output] =
+        ["bare.json", "analysis.json", "plan.json", "out.gguf"].map(|name| folder.at(name));
+    let types = ["--types", "Q4_0,Q5_0,Q8_0"];
+    run(&[&["analyze", SMALL, "-o", &bare], &types[..], &QUICK].concat());
+    let mut command = Command::cargo_bin("dq-gpu").unwrap();
+    let args = ["plan", &bare, "--bpw", "6", "-o", &plan, "--objective", "tail"];
+    command.args(args).assert().code(1).stderr(contains("dq-gpu analyze --probes"));
+
+    run(&[&["analyze", SMALL, "-o", &analysis, "--probes"], &types[..], &QUICK].concat());
+    for objective in ["tail", "balanced"] {
+        let made = run(&["plan", &analysis, "--bpw", "6", "-o", &plan, "--objective", objective]);
+        let whole = [&["--bpw", "6", "--objective", objective], &types[..]].concat();
+        let report = quantize(SMALL, &whole, &output);
+        assert_eq!((&made["bytes"], &made["predicted_kld"]), (&report["bytes"], &report["predicted_kld"]));
+        let (before, after) = (&report["objective"]["before"], &report["objective"]["after"]);
+        assert!(figure(after, "score") <= figure(before, "score") && report["objective"]["objective"] == objective);
+        assert!(keys(&report["seconds"]).contains(&"probe"));
+    }
+    let mean = run(&["plan", &analysis, "--bpw", "6", "-o", &plan]);
+    assert_eq!(mean["predicted_kld"], run(&["plan", &bare, "--bpw", "6", "-o", &plan])["predicted_kld"]);
+}
