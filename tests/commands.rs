@@ -388,7 +388,7 @@ fn probes_measure_what_files_do() {
     assert_eq!(report["sensitivity"], "group probes");
     let analysis = Analysis::read(Path::new(&analysis)).unwrap();
     let probes = analysis.probes.as_ref().unwrap();
-    assert_eq!(probes.groups.len(), 2 + 7 * 4);
+    assert_eq!(probes.groups.len(), 2 + 7 * 5);
     let mean = |name: &str| probes.groups.iter().find(|group| group.name == name).unwrap().mean();
 
     let measured = |pattern: &str, name: &str| {
@@ -400,7 +400,7 @@ fn probes_measure_what_files_do() {
         let kld = run(&[&["kld", TRAINED, &file, "--text", &text, "--all-positions"][..], &options].concat());
         figure(&kld, "mean_kld")
     };
-    for (pattern, name) in [(r"blk\.[67]\.ffn_down", "ffn_down 6-7"), ("^output", "output")] {
+    for (pattern, name) in [(r"blk\.[56]\.ffn_down", "ffn_down 5-6"), ("^output", "output")] {
         let (found, truth) = (mean(name), measured(pattern, name));
         assert!((found - truth).abs() < 0.02 * truth, "{name}: {found}, measured {truth}");
     }

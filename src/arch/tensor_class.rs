@@ -57,10 +57,12 @@ pub fn class_name(name: &str) -> &str {
     inner.trim_end_matches(".weight")
 }
 
-/// The layers of a model in at most four bands of about equal depth.
+/// The layers of a model in at most four bands of about equal depth, the first layer perhaps for itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Bands {
     layers: usize,
+    /// Layers before the bands, each for itself: 0 or 1.
+    alone: usize,
     width: usize,
 }
 
@@ -69,18 +71,27 @@ impl Bands {
 
     /// Bands over the layers of the tensors of these names.
     pub fn over<'a>(names: impl IntoIterator<Item = &'a str>) -> Bands {
+        Bands::behind(0, names)
+    }
+
+    /// The same with the first layer, which differs most from its neighbours, before the bands.
+    pub fn with_first_alone<'a>(names: impl IntoIterator<Item = &'a str>) -> Bands {
+        Bands::behind(1, names)
+    }
+
+    fn behind<'a>(alone: usize, names: impl IntoIterator<Item = &'a str>) -> Bands {
         let layers = names.into_iter().filter_map(layer_index).max().map_or(0, |last| last + 1);
-        Bands { layers, width: layers.div_ceil(Bands::COUNT).max(1) }
+        Bands { layers, alone, width: layers.saturating_sub(alone).div_ceil(Bands::COUNT).max(1) }
     }
 
-    /// The band of a tensor; none for tensors outside the layers.
-    pub fn of(self, name: &str) -> Option<usize> {
-        layer_index(name).map(|layer| layer / self.width)
-    }
-
-    /// First and last layer of a band.
-    pub fn range(self, band: usize) -> (usize, usize) {
-        (band * self.width, ((band + 1) * self.width).min(self.layers) - 1)
+    /// First and last layer of the band of a tensor; none for tensors outside the layers.
+    pub fn of(self, name: &str) -> Option<(usize, usize)> {
+        let layer = layer_index(name)?;
+        if layer < self.alone {
+            return Some((layer, layer));
+        }
+        let first = layer - (layer - self.alone) % self.width;
+        Some((first, (first + self.width).min(self.layers) - 1))
     }
 }
 

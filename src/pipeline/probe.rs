@@ -158,13 +158,13 @@ mod tests {
 
     #[test]
     fn probes_walk_into_the_range() {
-        let klds = [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0];
+        let klds = [1e-6, 1e-5, 1e-4, 0.002, 0.02, 0.2];
         for from in 0..klds.len() {
             assert_eq!(chosen(&klds, from), 3, "from {from}");
         }
         // nothing in the range: the most that is not beyond it
-        assert_eq!(chosen(&[1e-4, 1e-3, 0.1], 0), 1);
-        assert_eq!(chosen(&[1e-4, 1e-3, 0.1], 2), 1);
+        assert_eq!(chosen(&[1e-5, 1e-4, 0.1], 0), 1);
+        assert_eq!(chosen(&[1e-5, 1e-4, 0.1], 2), 1);
         assert_eq!(chosen(&[1e-6, 1e-5], 0), 1);
         assert_eq!(chosen(&[0.1, 0.5], 1), 0);
     }

@@ -62,7 +62,7 @@ pub struct Neighbour {
 pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
     let bands = Bands::over(analysis.quantizable().map(|tensor| tensor.name.as_str()));
     let mut classes: Vec<String> = Vec::new();
-    let mut groups: BTreeMap<(Class, usize, Option<usize>), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(Class, usize, Option<(usize, usize)>), Group> = BTreeMap::new();
     for tensor in analysis.quantizable() {
         let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
         let class = class_name(&tensor.name);
@@ -72,7 +72,7 @@ pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
         });
         let band = bands.of(&tensor.name);
         let key = (Class::of(&tensor.name), place, band);
-        let group = groups.entry(key).or_insert_with(|| Group::new(class, band.map(|band| bands.range(band))));
+        let group = groups.entry(key).or_insert_with(|| Group::new(class, band));
         group.add(tensor, assignment);
     }
     let mut groups: Vec<Group> = groups.into_values().collect();

@@ -16,9 +16,9 @@ use crate::imatrix::Imatrix;
 use crate::quant::{self, GgmlType};
 use crate::source::Model;
 
-/// Mean KL that a probe should have. Below it the rounding of f32 logits shows, above it errors leave the range in which they are
-/// proportional to their cost.
-pub const KLD_RANGE: (f64, f64) = (0.003, 0.05);
+/// Mean KL that a probe should have. The rounding of f32 logits shows far below it; above it costs are not in proportion to errors,
+/// and single tensors are predicted worse.
+pub const KLD_RANGE: (f64, f64) = (0.0005, 0.005);
 
 /// Types of probes, the finest first. Rows that do not fit one take the next finer that they fit.
 const LADDER: [GgmlType; 9] = [
@@ -44,14 +44,15 @@ pub struct Group {
     pub tensors: Vec<String>,
 }
 
-/// The groups of these tensors: class by class and band by band of depth; groups that a tie binds are one.
+/// The groups of these tensors: class by class and band by band of depth, the first layer for itself; groups that a tie binds
+/// are one.
 pub fn groups<'a>(names: impl IntoIterator<Item = &'a str>, ties: &[Vec<String>]) -> Vec<Group> {
     let names: Vec<&str> = names.into_iter().collect();
-    let bands = Bands::over(names.iter().copied());
+    let bands = Bands::with_first_alone(names.iter().copied());
     let mut groups: Vec<Group> = Vec::new();
     for name in names {
         let class = class_name(name);
-        let title = match bands.of(name).map(|band| bands.range(band)) {
+        let title = match bands.of(name) {
             None => class.to_owned(),
             Some((first, last)) if first == last => format!("{class} {first}"),
             Some((first, last)) => format!("{class} {first}-{last}"),
@@ -226,12 +227,13 @@ mod tests {
             names.extend(["attn_q", "attn_k", "ffn_up"].map(|class| format!("blk.{layer}.{class}.weight")));
         }
         let all = groups(names.iter().map(String::as_str), &[]);
-        assert_eq!(all.len(), 2 + 3 * 4);
-        assert!(all.iter().any(|group| group.name == "attn_q 2-3" && group.tensors.len() == 2));
+        assert_eq!(all.len(), 2 + 3 * 5);
+        let layers = ["0", "1-2", "3-4", "5-6", "7"].map(|layers| format!("attn_q {layers}"));
+        assert!(layers.iter().all(|name| all.iter().any(|group| group.name == *name)), "{all:?}");
         let tie = vec!["blk.2.attn_q.weight".to_owned(), "blk.2.attn_k.weight".to_owned()];
         let tied = groups(names.iter().map(String::as_str), &[tie]);
         assert_eq!(tied.len(), all.len() - 1);
-        assert_eq!(tied.last().unwrap().name, "attn_q 2-3 + attn_k 2-3");
+        assert_eq!(tied.last().unwrap().name, "attn_q 1-2 + attn_k 1-2");
         assert_eq!(tied.iter().map(|group| group.tensors.len()).sum::<usize>(), names.len());
     }
 
