@@ -57,6 +57,9 @@ pub fn class_name(name: &str) -> &str {
     inner.trim_end_matches(".weight")
 }
 
+/// First and last layer of a band.
+pub type Layers = (usize, usize);
+
 /// The layers of a model in at most four bands of about equal depth, the first layer perhaps for itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Bands {
@@ -84,8 +87,8 @@ impl Bands {
         Bands { layers, alone, width: layers.saturating_sub(alone).div_ceil(Bands::COUNT).max(1) }
     }
 
-    /// First and last layer of the band of a tensor; none for tensors outside the layers.
-    pub fn of(self, name: &str) -> Option<(usize, usize)> {
+    /// The band of a tensor; none for tensors outside the layers.
+    pub fn of(self, name: &str) -> Option<Layers> {
         let layer = layer_index(name)?;
         if layer < self.alone {
             return Some((layer, layer));

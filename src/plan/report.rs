@@ -8,7 +8,7 @@ use super::analysis::{Analysis, TensorAnalysis};
 use super::file::{Assignment, Plan};
 use super::objective::{Objective, improved};
 use super::{Constraints, Target, best_near};
-use crate::arch::tensor_class::{Bands, Class, class_name};
+use crate::arch::tensor_class::{Bands, Class, Layers, class_name};
 use crate::quant::GgmlType;
 
 /// Tensors listed by name.
@@ -62,7 +62,7 @@ pub struct Neighbour {
 pub fn groups(analysis: &Analysis, plan: &Plan) -> Vec<Group> {
     let bands = Bands::over(analysis.quantizable().map(|tensor| tensor.name.as_str()));
     let mut classes: Vec<String> = Vec::new();
-    let mut groups: BTreeMap<(Class, usize, Option<(usize, usize)>), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(Class, usize, Option<Layers>), Group> = BTreeMap::new();
     for tensor in analysis.quantizable() {
         let Some(assignment) = plan.tensors.get(&tensor.name) else { continue };
         let class = class_name(&tensor.name);
