@@ -162,6 +162,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "attention_stats",
     "column_moments",
     "decode",
+    "difference",
     "gram",
     "kld",
     "matmul",

@@ -8,6 +8,7 @@ mod prove;
 pub mod quantize;
 pub mod refine;
 mod round;
+mod round_tensor;
 mod sample;
 mod write;
 

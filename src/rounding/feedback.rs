@@ -38,6 +38,11 @@ impl<'a> Rounders<'a> {
         Ok(Rounders { device, factored: Factored::new(h, width, DAMPING)?, method, by_unit: HashMap::new() })
     }
 
+    /// The inverse of H, damped.
+    pub fn inverse(&self) -> Vec<f32> {
+        self.factored.inverse()
+    }
+
     /// See [`Rounder::round`]; types without blocks are converted.
     pub fn round(&mut self, ty: GgmlType, values: &[f32], importance: &[f32]) -> Result<Vec<u8>> {
         let (device, width) = (self.device, self.factored.width);
