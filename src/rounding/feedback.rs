@@ -169,7 +169,9 @@ impl<'a> Rounder<'a> {
         let unit = coupling.unit;
         let within = device.upload("coupling", &coupling.within(first, block))?;
         let metric = device.upload("metric", &coupling.metric[first * unit..(first + block) * unit])?;
-        let inputs = RecodeInputs { targets, weights, coupling: &within, metric: &metric, coded };
+        let moments = || device.upload("moments", &coupling.moments(first, block));
+        let moments = coded.then(moments).transpose()?;
+        let inputs = RecodeInputs { targets, weights, coupling: &within, metric: &metric, moments: moments.as_ref() };
         recode(device, blocks, &inputs, errors, (coupling.width, first))
     }
 }
