@@ -180,7 +180,8 @@ fn scales_are_fitted_to_the_codes() {
         let mut errors: Vec<f32> = values.iter().zip(&decoded).map(|(x, d)| x - d).collect();
         let metric: Vec<f32> = (0..block * unit).map(|at| f32::from(at / unit % unit == at % unit)).collect();
         let (coupling, weights) = (vec![0f32; block * block], &values[..]);
-        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, coded: true };
+        let moments = Some(&identity[..]);
+        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, moments };
         (0..3).for_each(|_| recode(ty, columns, &mut errors, (block, 0), &mut bytes));
         let fitted = error(ty, &bytes, &values, &identity);
         assert!(fitted < 1.06 * searched, "{ty}: {fitted} where the search reaches {searched}");

@@ -160,6 +160,19 @@ impl Coupling {
         (0..block * block).map(|index| at(index / block, index % block)).collect()
     }
 
+    /// The part of H between `block` columns from `first` on, `[block, block]`, of a [`Factored::descent`].
+    pub fn moments(&self, first: usize, block: usize) -> Vec<f32> {
+        let (unit, metric) = (self.unit, |row: usize, n: usize| self.metric[row * self.unit + n]);
+        let between = |i: usize, j: usize| {
+            let start = j - j % unit;
+            if i - i % unit == start {
+                return metric(i, j - start);
+            }
+            (0..unit).map(|n| self.to_target[(start + n) * self.width + i] * metric(start + n, j - start)).sum()
+        };
+        (0..block * block).map(|at| between(first + at / block, first + at % block)).collect()
+    }
+
     /// The weights of these columns' own errors.
     pub fn diagonal(&self, columns: Range<usize>) -> Vec<f32> {
         columns.map(|j| self.metric[j * self.unit + j % self.unit]).collect()
