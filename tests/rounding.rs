@@ -5,8 +5,8 @@ mod common;
 use dq_gpu::device::Device;
 use dq_gpu::quant::recode::{Columns, recode, unit};
 use dq_gpu::quant::{self, GgmlType};
-use dq_gpu::rounding::{Method, Prefix};
 use dq_gpu::rounding::feedback::Rounders;
+use dq_gpu::rounding::{Method, Prefix};
 use proptest::prelude::*;
 
 const WIDTH: usize = 512;

@@ -145,6 +145,7 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         same_top: outcome.report.all.same_top,
         tokens: outcome.report.all.tokens,
         device,
+        rounding: outcome.guard,
         rounds: outcome.rounds,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
         types: TypeShare::of_file(&GgufFile::open(&outcome.output)?.summary()),
