@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 
 use super::analyze::{importance, role_mixture, slabs};
-use super::round_tensor::{Panel, round_tensor};
+use super::round_tensor::{Panel, TensorRounding};
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
 use crate::forward::lanes::{LaneInputs, LaneTap, Lanes};
@@ -189,7 +189,8 @@ impl Rounding<'_, '_> {
             }
             (self.sink)(tensor, bytes)
         };
-        round_tensor(self.device, self.model, tensor, ty, &weights, panels, slabs(tensor), &mut sink)?;
+        let rounding = TensorRounding { device: self.device, model: self.model, tensor, ty, weights };
+        rounding.round(panels, slabs(tensor), &mut sink)?;
         if keeps {
             self.rounded.tensors.insert(tensor.name.clone(), (ty, kept));
         }

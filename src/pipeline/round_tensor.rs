@@ -111,30 +111,39 @@ impl Judge {
     }
 }
 
-/// `sink` receives the bytes of each of `slabs`, which are rows.
-#[allow(clippy::too_many_arguments)]
-pub fn round_tensor(
-    device: &Device,
-    model: &Model,
-    tensor: &Tensor,
-    ty: GgmlType,
-    weights: &[f32],
-    panels: &mut [Panel],
-    slabs: impl Iterator<Item = Range<usize>>,
-    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
-    let sample = Sample::new(device, model, tensor, JUDGED_ROWS)?;
-    let ways = panels.iter_mut().map(|panel| panel.way(device, &sample, ty, weights)).collect::<Result<Vec<_>>>()?;
-    if ways.contains(&Way::Plain) {
-        log::info!("rounding fits the calibration text only, so blocks are encoded alone: `{}`", tensor.name);
+/// A tensor and what it is to become.
+pub struct TensorRounding<'a> {
+    pub device: &'a Device,
+    pub model: &'a Model,
+    pub tensor: &'a Tensor,
+    pub ty: GgmlType,
+    /// Importance of the columns.
+    pub weights: Vec<f32>,
+}
+
+impl TensorRounding<'_> {
+    /// `sink` receives the bytes of each of `slabs`, which are rows.
+    pub fn round(
+        &self,
+        panels: &mut [Panel],
+        slabs: impl Iterator<Item = Range<usize>>,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let TensorRounding { device, model, tensor, ty, weights } = self;
+        let sample = Sample::new(device, model, tensor, JUDGED_ROWS)?;
+        let ways =
+            panels.iter_mut().map(|panel| panel.way(device, &sample, *ty, weights)).collect::<Result<Vec<_>>>()?;
+        if ways.contains(&Way::Plain) {
+            log::info!("rounding fits the calibration text only, so blocks are encoded alone: `{}`", tensor.name);
+        }
+        for rows in slabs {
+            let values = model.f32_rows(tensor, rows.clone())?;
+            let parts = panels.iter_mut().zip(&ways);
+            let parts = parts.map(|(panel, way)| panel.round(device, (*ty, *way), &values, rows.clone(), weights));
+            sink(&side_by_side(parts.collect::<Result<Vec<_>>>()?, rows.len()))?;
+        }
+        Ok(())
     }
-    for rows in slabs {
-        let values = model.f32_rows(tensor, rows.clone())?;
-        let parts = panels.iter_mut().zip(&ways);
-        let parts = parts.map(|(panel, way)| panel.round(device, (ty, *way), &values, rows.clone(), weights));
-        sink(&side_by_side(parts.collect::<Result<Vec<_>>>()?, rows.len()))?;
-    }
-    Ok(())
 }
 
 /// The rows of some matrices, joined.
