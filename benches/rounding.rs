@@ -49,7 +49,8 @@ fn measure(device: &Device, width: usize) -> Result<()> {
         let plain = seconds(|| encode(device, ty, &x, &weights, ROWS, width)?.download(device).map(drop))?;
         let mut rounded = [0.0; 2];
         for (seconds_of, descents) in rounded.iter_mut().zip([0, 2]) {
-            let mut rounders = Rounders::new(device, h.clone(), width, Method { feedback: true, descents })?;
+            let mut rounders =
+                Rounders::new(device, h.clone(), width, Method { feedback: true, descents, ..Method::PLAIN })?;
             // the first call makes the couplings, which all matrices of an input share
             rounders.round(ty, &values[..16 * width], &importance)?;
             *seconds_of = seconds(|| rounders.round(ty, &values, &importance).map(drop))?;

@@ -5,8 +5,8 @@ mod common;
 use dq_gpu::device::Device;
 use dq_gpu::quant::recode::{Columns, recode, unit};
 use dq_gpu::quant::{self, GgmlType};
-use dq_gpu::rounding::Method;
 use dq_gpu::rounding::feedback::Rounders;
+use dq_gpu::rounding::{Method, Prefix};
 use proptest::prelude::*;
 
 const WIDTH: usize = 512;
@@ -58,7 +58,7 @@ fn round_on(device: &Device, ty: GgmlType, values: &[f32], h: &[f32], method: Me
     rounders.round(ty, values, &importance).unwrap()
 }
 
-const FEEDBACK: Method = Method { feedback: true, descents: 0 };
+const FEEDBACK: Method = Method { feedback: true, descents: 0, prefix: Prefix::Original };
 
 #[test]
 fn feedback_beats_encoding_every_block_alone_and_descents_beat_both() {
@@ -70,7 +70,7 @@ fn feedback_beats_encoding_every_block_alone_and_descents_beat_both() {
         let plain = error(ty, &bytes, &values, &h);
         let feedback = error(ty, &round(ty, &values, &h, FEEDBACK), &values, &h);
         let polished = error(ty, &round(ty, &values, &h, Method { descents: 2, ..FEEDBACK }), &values, &h);
-        let searched = error(ty, &round(ty, &values, &h, Method { feedback: false, descents: 2 }), &values, &h);
+        let searched = error(ty, &round(ty, &values, &h, Method { descents: 2, ..Method::PLAIN }), &values, &h);
         println!(
             "{ty:<8} feedback {:.3} polished {:.3} searched {:.3}",
             feedback / plain,
@@ -96,7 +96,7 @@ fn without_correlations_nothing_is_lost() {
         let mut bytes = vec![0; ty.bytes_for(values.len() as u64) as usize];
         quant::encode(ty, &values, &importance, &mut bytes).unwrap();
         let plain = error(ty, &bytes, &values, &h);
-        let rounded = error(ty, &round(ty, &values, &h, Method { feedback: true, descents: 1 }), &values, &h);
+        let rounded = error(ty, &round(ty, &values, &h, Method { descents: 1, ..FEEDBACK }), &values, &h);
         // damping makes the weights of the search a little more equal
         assert!(rounded <= 1.01 * plain, "{ty}: {rounded} of {plain}");
     }
@@ -106,7 +106,7 @@ fn without_correlations_nothing_is_lost() {
 fn a_row_is_rounded_the_same_whatever_its_neighbours() {
     let (h, values) = (correlated(5, WIDTH, 4), noise(6, ROWS * WIDTH));
     for ty in [GgmlType::Q4_K, GgmlType::IQ3_XXS, GgmlType::Q8_0] {
-        let method = Method { feedback: true, descents: 1 };
+        let method = Method { descents: 1, ..FEEDBACK };
         let row = ty.bytes_for(WIDTH as u64) as usize;
         let all = round(ty, &values, &h, method);
         let last = round(ty, &values[(ROWS - 1) * WIDTH..], &h, method);
@@ -125,7 +125,7 @@ fn odd_weights_and_dead_inputs_give_finite_blocks() {
     let dead = vec![0f32; WIDTH * WIDTH];
     for h in [correlated(8, WIDTH, 3), dead] {
         for ty in block_types() {
-            let bytes = round(ty, &values, &h, Method { feedback: true, descents: 1 });
+            let bytes = round(ty, &values, &h, Method { descents: 1, ..FEEDBACK });
             let mut decoded = vec![0f32; values.len()];
             quant::decode(ty, &bytes, &mut decoded).unwrap();
             assert!(decoded.iter().all(|x| x.is_finite()), "{ty}");
@@ -138,7 +138,7 @@ fn odd_weights_and_dead_inputs_give_finite_blocks() {
 fn a_gpu_rounds_as_well_as_the_cpu() {
     let Some(device) = common::gpu() else { return };
     let (h, values) = (correlated(9, WIDTH, 12), noise(10, ROWS * WIDTH));
-    let method = Method { feedback: true, descents: 1 };
+    let method = Method { descents: 1, ..FEEDBACK };
     for ty in block_types() {
         let cpu = error(ty, &round(ty, &values, &h, method), &values, &h);
         let gpu = error(ty, &round_on(device, ty, &values, &h, method), &values, &h);
@@ -180,7 +180,8 @@ fn scales_are_fitted_to_the_codes() {
         let mut errors: Vec<f32> = values.iter().zip(&decoded).map(|(x, d)| x - d).collect();
         let metric: Vec<f32> = (0..block * unit).map(|at| f32::from(at / unit % unit == at % unit)).collect();
         let (coupling, weights) = (vec![0f32; block * block], &values[..]);
-        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, coded: true };
+        let moments = Some(&identity[..]);
+        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, moments };
         (0..3).for_each(|_| recode(ty, columns, &mut errors, (block, 0), &mut bytes));
         let fitted = error(ty, &bytes, &values, &identity);
         assert!(fitted < 1.06 * searched, "{ty}: {fitted} where the search reaches {searched}");
@@ -209,7 +210,7 @@ proptest! {
         (0..width).for_each(|j| h[j * width + j] += dq_gpu::rounding::DAMPING * mean);
         let mut before = f64::INFINITY;
         for descents in 0..4 {
-            let bytes = round(ty, &values, &undamped, Method { feedback: true, descents });
+            let bytes = round(ty, &values, &undamped, Method { descents, ..FEEDBACK });
             let now = error(ty, &bytes, &values, &h);
             prop_assert!(now <= before * (1.0 + 1e-4), "{ty}: {now} after {before}");
             before = now;

@@ -1,9 +1,10 @@
-// Rounding a block of columns again, with the scales of its blocks kept. Twin: `src/quant/recode.rs`.
+// Rounding a block of columns again. Twin: `src/quant/recode.rs`.
 //
 // A workgroup holds the blocks of ROWS rows, each row with as many invocations. The importing shader declares ROWS, UNIT
-// (columns that are rounded together), and imports the decoder of the type.
+// (columns that are rounded together), imports the decoder of the type, and says how its scales change (see `refit`).
 #import grid
 #import ratio
+#import refit
 
 struct Params {
     grid: Grid,
@@ -15,7 +16,8 @@ struct Params {
     first: u32,
     // Where the first block is.
     first_word: u32,
-    // Whether the errors are those of the codes in the blocks: codewords then are only replaced by better ones.
+    // Whether the errors are those of the codes in the blocks: scales then are fitted to these codes, and codewords only replaced
+    // by better ones.
     coded: u32,
     pad_0: u32,
     pad_1: u32,
@@ -25,7 +27,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> originals: array<f32>;
 @group(0) @binding(3) var<storage, read> coupling: array<f32>;
 @group(0) @binding(4) var<storage, read_write> error_values: array<f32>;
-@group(0) @binding(5) var<storage, read_write> weights: array<u32>;
+@group(0) @binding(5) var<storage, read_write> blocks: array<u32>;
 
 const LANES: u32 = 64u;
 // Invocations of a row.
@@ -37,16 +39,18 @@ var<workgroup> targets: array<f32, ROWS * STRIDE>;
 var<workgroup> errors: array<f32, ROWS * STRIDE>;
 // By how much the errors of the unit have changed.
 var<workgroup> moved: array<f32, ROWS * UNIT>;
-// The blocks while their bits change.
+// The blocks, for decoders, and after them the same with a scale turned.
+var<workgroup> weights: array<u32, 2u * ROWS * BLOCK_WORDS>;
+// The blocks while their codes change.
 var<workgroup> image: array<atomic<u32>, ROWS * BLOCK_WORDS>;
 
 fn is_inside(group: u32, row: u32) -> bool {
     return group * ROWS + row < params.rows;
 }
 
-// The first word of the block of a row.
-fn block_of(group: u32, row: u32) -> u32 {
-    return params.first_word + (group * ROWS + row) * BLOCK_WORDS;
+// Where the blocks of the workgroup begin.
+fn first_word(group: u32) -> u32 {
+    return params.first_word + group * ROWS * BLOCK_WORDS;
 }
 
 fn original_at(group: u32, row: u32, j: u32) -> u32 {
@@ -57,27 +61,50 @@ fn error_at(group: u32, row: u32, j: u32) -> u32 {
     return (params.first_row + group * ROWS + row) * params.cols + params.first + j;
 }
 
+// Rows past the end are zero.
+fn original(group: u32, row: u32, j: u32) -> f32 {
+    if is_inside(group, row) {
+        return originals[original_at(group, row, j)];
+    }
+    return 0.0;
+}
+
+// The error that the column came with.
+fn error(group: u32, row: u32, j: u32) -> f32 {
+    if is_inside(group, row) {
+        return error_values[error_at(group, row, j)];
+    }
+    return 0.0;
+}
+
 // Every invocation of the workgroup must call it.
 fn load(group: u32, local: u32) {
     for (var i = local; i < ROWS * BLOCK_LEN; i += LANES) {
         let row = i / BLOCK_LEN;
         let j = i % BLOCK_LEN;
         var wanted = 0.0;
-        var error = 0.0;
         if is_inside(group, row) {
             wanted = target_values[original_at(group, row, j)];
-            error = error_values[error_at(group, row, j)];
         }
         targets[row * STRIDE + j] = wanted;
-        errors[row * STRIDE + j] = error;
+        errors[row * STRIDE + j] = error(group, row, j);
     }
     for (var i = local; i < ROWS * BLOCK_WORDS; i += LANES) {
+        var word = 0u;
         if is_inside(group, i / BLOCK_WORDS) {
-            atomicStore(&image[i], weights[block_of(group, 0u) + i]);
+            word = blocks[first_word(group) + i];
         }
+        weights[i] = word;
     }
     for (var i = local; i < ROWS * UNIT; i += LANES) {
         moved[i] = 0.0;
+    }
+    workgroupBarrier();
+    if SCALES > 0u && params.coded != 0u {
+        refit(group, local);
+    }
+    for (var i = local; i < ROWS * BLOCK_WORDS; i += LANES) {
+        atomicStore(&image[i], weights[i]);
     }
     workgroupBarrier();
 }
@@ -94,7 +121,7 @@ fn store(group: u32, local: u32) {
     }
     for (var i = local; i < ROWS * BLOCK_WORDS; i += LANES) {
         if is_inside(group, i / BLOCK_WORDS) {
-            weights[block_of(group, 0u) + i] = atomicLoad(&image[i]);
+            blocks[first_word(group) + i] = atomicLoad(&image[i]);
         }
     }
 }

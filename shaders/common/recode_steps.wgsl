@@ -1,8 +1,8 @@
 // Recodes types whose weights are step * level + offset, with a code for each: one column after the other.
 // Twin: `RecodeSteps` of `src/quant/recode.rs`.
 //
-// The importing shader declares SUB (weights that share a step), imports `step_of` of the decoder and the levels (`nearest`
-// and `code_of`), and gives `put_code(row, i, code)`, which packs the code of weight i.
+// The importing shader imports `step_of` of the decoder and the levels (`nearest` and `code_of`), says how its scales change (see
+// `refit`), and gives `put_code(row, i, code)`, which packs the code of weight i.
 const UNIT: u32 = 1u;
 const ROWS: u32 = 1024u / BLOCK_LEN;
 #import recode
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var j = 0u; j < BLOCK_LEN; j++) {
         if rounds {
             if j % SUB == 0u {
-                step = step_of(block_of(group, row), j);
+                step = step_of(row * BLOCK_WORDS, j);
                 inverse = reciprocal(step.x);
             }
             let level = (targets[row * STRIDE + j] - step.y) * inverse;

@@ -3,14 +3,14 @@
 // Twin: `RecodeWords`, `Metric` and `search` of `src/quant/recode.rs`.
 //
 // The importing shader declares UNIT, imports `step_of` of the decoder and a book, has `choose(local, x, w, scale)` (the
-// cheapest codes for its column's x, whose error counts w) and `value_of(choice, n, scale)` from a coder, and gives
-// `put_word(unit, choice)`, which packs the codes and the `numbers` of their words.
+// cheapest codes for its column's x, whose error counts w) and `value_of(choice, n, scale)` from a coder, says how its scales
+// change (see `refit`), and gives `put_word(unit, choice)`, which packs the codes and the `numbers` of their words.
 const ROWS: u32 = 1u;
 const DESCENTS: u32 = 3u;
 #import recode
 #import codeword_search_shared
 
-@group(0) @binding(6) var<storage, read> metric: array<f32>;
+@group(0) @binding(7) var<storage, read> metric: array<f32>;
 
 // The codes of a unit.
 struct Choice {
@@ -119,7 +119,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     load(row, local);
     let n = local % UNIT;
     for (var start = 0u; start < BLOCK_LEN; start += UNIT) {
-        let step = step_of(block_of(row, 0u), start);
+        let step = step_of(0u, start);
         load_metric(start, n);
         let current = originals[original_at(row, 0u, start + n)] - errors[start + n] - step.y;
         let best = search(local, targets[start + n] - step.y, current, step.x);

@@ -1,5 +1,8 @@
 // IQ2_S.
 const UNIT: u32 = 8u;
+const SUB: u32 = 16u;
+const SCALES: u32 = 17u;
+const WHOLE: u32 = 1u;
 #import decode/iq2_s
 #import book_iq2_s
 #import recode_signed
@@ -8,4 +11,11 @@ fn put_word(unit: u32, choice: Choice) {
     put_bits(0u, 8u * (2u + unit), 8u, numbers[0]);
     put_bits(0u, 8u * 66u + 2u * unit, 2u, numbers[0] >> 8u);
     put_bits(0u, 8u * (34u + unit), 8u, choice.signs);
+}
+
+fn turn(block: u32, scale: u32, by: f32) -> f32 {
+    if scale == 0u {
+        return turn_half(block, 0u, by);
+    }
+    return turn_bits(block, 8u * 74u + 4u * (scale - 1u), 4u, by);
 }

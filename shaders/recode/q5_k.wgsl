@@ -6,6 +6,7 @@ const HIGH: f32 = 31.0;
 #import integer_levels
 #import recode_steps
 #import put_half
+#import turn_k_scale
 
 fn put_code(row: u32, i: u32, code: u32) {
     put_bits(row, 8u * (16u + i % 32u) + i / 32u, 1u, code >> 4u);

@@ -2,10 +2,12 @@
 const SUB: u32 = 256u;
 const LOW: f32 = -1.0;
 const HIGH: f32 = 1.0;
+const D_AT: u32 = 8u * 52u;
 #import decode/tq1_0
 #import integer_levels
 #import digits
 #import recode_steps
+#import one_scale
 
 // Packs the byte whose first digit is that of weight i.
 fn put_code(row: u32, i: u32, code: u32) {

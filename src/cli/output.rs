@@ -14,6 +14,7 @@ use super::objective::outlook_line;
 use super::table::{Align, Table, bytes, grouped};
 use crate::gguf::Summary;
 use crate::kld;
+use crate::pipeline::guard::Guard;
 use crate::pipeline::refine::Round;
 use crate::plan::{Fallback, Outlook};
 use crate::quant::GgmlType;
@@ -91,6 +92,9 @@ pub struct QuantizeReport {
     pub objective: Option<Outlook>,
     /// Name of the device that did the work.
     pub device: String,
+    /// What rounding with all of a layer's errors in view is worth, where it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Guard>,
     /// What each round of moving the plan found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
@@ -115,6 +119,9 @@ impl Report for QuantizeReport {
         if let Some(outlook) = &self.objective {
             outlook_line(&mut text, outlook);
         }
+        if let Some(guard) = &self.rounding {
+            line(&mut text, "rounding", &guard_line(guard));
+        }
         for (number, round) in self.rounds.iter().enumerate() {
             line(&mut text, &format!("round {}", number + 1), &round_line(round));
         }
@@ -124,6 +131,12 @@ impl Report for QuantizeReport {
         line(&mut text, "device", &self.device);
         text
     }
+}
+
+fn guard_line(guard: &Guard) -> String {
+    let (plain, rounded) = (nats(guard.plain), nats(guard.rounded));
+    let kept = if guard.keeps_rounding() { "" } else { ": every block alone" };
+    format!("KL {plain} -> {rounded} nats on {} other tokens{kept}", grouped(guard.tokens as u64))
 }
 
 fn round_line(round: &Round) -> String {
@@ -362,6 +375,7 @@ mod tests {
             sensitivity: "reverse sweep".into(),
             objective: None,
             device: "CPU".into(),
+            rounding: Some(Guard { rounded: 0.02, plain: 0.05, tokens: 4096 }),
             rounds: Vec::new(),
             seconds: vec![
                 StepTime { step: "read".into(), seconds: 0.5 },
@@ -402,6 +416,7 @@ mod tests {
             "Q4_K -> Q5_0, 5.5 instead of 4.5 bits per weight: blk.0.ffn_down.weight and 1 more",
             "5,225,472 bytes (4.98 MiB), 4.498 bits per weight",
             "predicted KL    0.021300 nats",
+            "rounding        KL 0.050000 -> 0.020000 nats on 4,096 other tokens",
             "0.022100 ± 0.000400 nats per token on 8,192 held-out tokens",
             "93.40 %",
         ] {

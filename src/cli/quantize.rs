@@ -155,6 +155,7 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         sensitivity: outcome.sensitivity,
         objective: outcome.outlook,
         device,
+        rounding: outcome.guard,
         rounds: outcome.rounds,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
         types: TypeShare::of_file(&GgufFile::open(&outcome.output)?.summary()),

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::rounding::Method;
+use crate::rounding::{Method, Prefix};
 
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Rounding")]
@@ -13,6 +13,16 @@ pub struct RoundingArgs {
     /// How long to look for better codes with all of a layer's errors in view; fast does not, after a search
     #[arg(long, value_enum, default_value_t)]
     pub effort: Effort,
+    /// The layers before the one that is rounded: with quantized, it makes up for what they have lost. Default: quantized with
+    /// feedback, original with search and with fast
+    #[arg(long, value_enum)]
+    pub prefix: Option<PrefixArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PrefixArg {
+    Original,
+    Quantized,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -38,13 +48,20 @@ impl Effort {
 }
 
 impl RoundingArgs {
-    /// What the two options mean together.
+    /// What the options mean together.
     pub fn method(&self) -> Method {
         let descents = match self.effort {
             Effort::Fast => 0,
             Effort::Normal => 2,
             Effort::Max => 8,
         };
-        Method { feedback: matches!(self.rounding, Rounding::Feedback), descents }
+        let feedback = matches!(self.rounding, Rounding::Feedback);
+        let prefix = match self.prefix {
+            Some(PrefixArg::Original) => Prefix::Original,
+            Some(PrefixArg::Quantized) => Prefix::Quantized,
+            None if feedback && descents > 0 => Prefix::Quantized,
+            None => Prefix::Original,
+        };
+        Method { feedback, descents, prefix }
     }
 }

@@ -98,6 +98,9 @@ pub(super) fn run_layer(
             Op::Linear { src, dst, weight, bias, add } => {
                 let x = slots[src].clone();
                 let matrix = weights.matrix(weight);
+                if *add {
+                    tap.residual(weight, &slots[dst].buffer)?;
+                }
                 if let Some(sharing) = sharing_input(ops, index) {
                     tap.linear_input(&sharing, &x.buffer, tokens, x.width)?;
                 }

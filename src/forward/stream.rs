@@ -25,6 +25,8 @@ pub struct StreamOptions {
     pub hidden_budget: usize,
     /// Most bytes of activations inside a layer: this sets how many sequences pass together, one at least.
     pub activation_budget: usize,
+    /// Most bytes for the second moments of an input and what is made of them: wider inputs are seen in panels.
+    pub moments_budget: usize,
     /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
     pub logits_tile_bytes: usize,
 }
@@ -35,6 +37,7 @@ impl Default for StreamOptions {
             batch_tokens: 2048,
             hidden_budget: 512 << 20,
             activation_budget: 1 << 30,
+            moments_budget: 4 << 30,
             logits_tile_bytes: 32 << 20,
         }
     }
@@ -43,7 +46,12 @@ impl Default for StreamOptions {
 impl StreamOptions {
     /// Keeps the states of the text within `bytes`: half inside a layer, and two sets between layers at a time.
     pub fn within(bytes: usize) -> Self {
-        StreamOptions { hidden_budget: bytes / 4, activation_budget: bytes / 2, ..StreamOptions::default() }
+        StreamOptions {
+            hidden_budget: bytes / 4,
+            activation_budget: bytes / 2,
+            moments_budget: bytes,
+            ..StreamOptions::default()
+        }
     }
 }
 
@@ -188,29 +196,43 @@ impl<'a> Stream<'a> {
         progress: &dyn Progress,
     ) -> Result<HiddenStates> {
         let mut hidden = self.embed(weights)?;
-        let width = self.model.hparams.n_embd;
         for layer in 0..self.model.hparams.n_layer {
-            let ops = self.ops(layer);
-            let layer_weights = self.load_layer(weights, &ops)?;
-            for batch in 0..self.batch_count() {
-                let state = hidden.take(batch)?;
-                if let Some(file) = layer_inputs.as_deref_mut() {
-                    file.write(layer * self.batch_count() + batch, &self.device.read::<u8>(&state)?)?;
-                }
-                let ctx = self.context(batch);
-                let out = run_layer(&ctx, &layer_weights, &ops, Activation { buffer: state, width }, tap, None)?;
-                hidden.put(batch, out.buffer)?;
-                self.arena.reset();
-                self.device.flush()?;
-                progress.advance(ctx.tokens() as u64)?;
-            }
+            self.pass(layer, weights, &mut hidden, tap, layer_inputs.as_deref_mut(), progress)?;
             tap.layer_done()?;
         }
         Ok(hidden)
     }
 
+    /// Passes all tokens through one layer.
+    pub(super) fn pass(
+        &self,
+        layer: usize,
+        weights: &dyn WeightSource,
+        hidden: &mut HiddenStates,
+        tap: &mut dyn Tap,
+        mut layer_inputs: Option<&mut SpillFile>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let width = self.model.hparams.n_embd;
+        let ops = self.ops(layer);
+        let layer_weights = self.load_layer(weights, &ops)?;
+        for batch in 0..self.batch_count() {
+            let state = hidden.take(batch)?;
+            if let Some(file) = layer_inputs.as_deref_mut() {
+                file.write(layer * self.batch_count() + batch, &self.device.read::<u8>(&state)?)?;
+            }
+            let ctx = self.context(batch);
+            let out = run_layer(&ctx, &layer_weights, &ops, Activation { buffer: state, width }, tap, None)?;
+            hidden.put(batch, out.buffer)?;
+            self.arena.reset();
+            self.device.flush()?;
+            progress.advance(ctx.tokens() as u64)?;
+        }
+        Ok(())
+    }
+
     /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.
-    fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
+    pub(super) fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
         let table = tensor(self.model, "token_embd.weight")?;
         let (ty, bytes) = weights.read(table)?;
         let row_bytes = ty.bytes_for(table.cols as u64) as usize;

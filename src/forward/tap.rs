@@ -11,6 +11,11 @@ pub trait Tap {
         Ok(())
     }
 
+    /// `residual` is what the output of `weight`, whose input comes next, is added to: `[tokens, rows of the weight]`.
+    fn residual(&mut self, _weight: &str, _residual: &Buffer) -> Result<()> {
+        Ok(())
+    }
+
     /// `dy` `[tokens, rows]` is dL/dz at the output rows of `weight` that begin at `first_row`.
     fn linear_gradient(
         &mut self,

@@ -1,5 +1,5 @@
-//! H += X^T X: the Hessian of a linear layer's output error with respect to its weights.
-//! Whole and symmetric, or by panels of rows where H is larger than a binding.
+//! H += X^T Y: sums over tokens of products of two vectors, such as the Hessian X^T X of a linear layer's output error.
+//! Some columns of each matrix are enough: an H larger than a binding is made in parts.
 
 use std::ops::Range;
 
@@ -19,48 +19,75 @@ const BLOCK: usize = 256;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     n: u32,
-    k: u32,
-    first_row: u32,
-    rows: u32,
+    x_width: u32,
+    x_first: u32,
+    x_cols: u32,
+    y_width: u32,
+    y_first: u32,
+    y_cols: u32,
     symmetric: u32,
-    pad: [u32; 3],
+}
+
+/// Some columns of a matrix `[n, width]`.
+#[derive(Clone)]
+pub struct Columns<'a> {
+    pub matrix: &'a Buffer,
+    pub width: usize,
+    pub range: Range<usize>,
+}
+
+impl<'a> Columns<'a> {
+    pub fn all(matrix: &'a Buffer, width: usize) -> Self {
+        Columns { matrix, width, range: 0..width }
+    }
+
+    fn check(&self, role: &str, n: usize) -> Result<()> {
+        let Columns { matrix, width, range } = self;
+        ensure!(
+            range.start <= range.end && range.end <= *width,
+            "columns {range:?} are outside of a matrix of {width}"
+        );
+        matrix.expect_words(role, n * width)
+    }
 }
 
 /// Adds x^T x of x `[n, k]` to the symmetric h `[k, k]`; only one triangle is computed, both are written.
 ///
 /// # Errors
 /// If a buffer is too small, or on a GPU larger than a binding.
-pub fn gram(dev: &Device, x: &Buffer, h: &Buffer, n: usize, k: usize) -> Result<()> {
-    panel(dev, x, h, n, k, 0..k)
+pub fn gram(dev: &Device, x: &Columns, h: &Buffer, n: usize) -> Result<()> {
+    add(dev, [x, x], h, n, true)
 }
 
-/// Adds the given rows of x^T x to h `[rows.len(), k]`: for an H larger than [`Device::max_binding_bytes`].
+/// Adds x^T y of x `[n, k]` and y `[n, m]` to h `[k, m]`.
 ///
 /// # Errors
 /// If a buffer is too small, or on a GPU larger than a binding.
-pub fn gram_rows(dev: &Device, x: &Buffer, h: &Buffer, n: usize, k: usize, rows: Range<usize>) -> Result<()> {
-    ensure!(rows.start <= rows.end && rows.end <= k, "rows {rows:?} are outside of a matrix of {k} rows");
-    panel(dev, x, h, n, k, rows)
+pub fn cross_gram(dev: &Device, x: &Columns, y: &Columns, h: &Buffer, n: usize) -> Result<()> {
+    add(dev, [x, y], h, n, false)
 }
 
-fn panel(dev: &Device, x: &Buffer, h: &Buffer, n: usize, k: usize, rows: Range<usize>) -> Result<()> {
-    x.expect_words("x of gram", n * k)?;
-    h.expect_words("h of gram", rows.len() * k)?;
+fn add(dev: &Device, [x, y]: [&Columns; 2], h: &Buffer, n: usize, symmetric: bool) -> Result<()> {
+    x.check("x of gram", n)?;
+    y.check("y of gram", n)?;
+    h.expect_words("h of gram", x.range.len() * y.range.len())?;
     let gpu = match dev {
         Device::Cpu(_) => {
-            twin(&x.view()?, &mut h.view_mut()?, n, k, rows);
+            let (left, right) = (x.matrix.view()?, y.matrix.view()?);
+            twin((&left, x), (&right, y), &mut h.view_mut()?, n, symmetric);
             return Ok(());
         }
         Device::Gpu(gpu) => gpu,
     };
-    let symmetric = rows == (0..k);
     let params = Params {
         n: word(n)?,
-        k: word(k)?,
-        first_row: word(rows.start)?,
-        rows: word(rows.len())?,
+        x_width: word(x.width)?,
+        x_first: word(x.range.start)?,
+        x_cols: word(x.range.len())?,
+        y_width: word(y.width)?,
+        y_first: word(y.range.start)?,
+        y_cols: word(y.range.len())?,
         symmetric: symmetric.into(),
-        pad: [0; 3],
     };
     let whole = (2 * TILE_ROWS * TILE_ROWS * n) as f64;
     gpu.run(&Call {
@@ -68,36 +95,36 @@ fn panel(dev: &Device, x: &Buffer, h: &Buffer, n: usize, k: usize, rows: Range<u
         weight: None,
         // Square tiles, so that the diagonal is made of whole ones.
         overrides: &[("TILE_A", TILE_ROWS as f64)],
-        bindings: &[x, h],
+        bindings: &[x.matrix, y.matrix, h],
         params: bytemuck::bytes_of(&params),
-        groups: rows.len().div_ceil(TILE_ROWS) * k.div_ceil(TILE_ROWS),
+        groups: x.range.len().div_ceil(TILE_ROWS) * y.range.len().div_ceil(TILE_ROWS),
         // Below the diagonal workgroups leave at once.
         group_cost: if symmetric { whole / 2.0 } else { whole },
     })
 }
 
-/// h holds the rows `rows` of H; the whole H is computed as one triangle and mirrored.
-pub fn twin(x: &[f32], h: &mut [f32], n: usize, k: usize, rows: Range<usize>) {
+/// A symmetric h is computed as one triangle and mirrored.
+fn twin((x, left): (&[f32], &Columns), (y, right): (&[f32], &Columns), h: &mut [f32], n: usize, symmetric: bool) {
     if n == 0 {
         return;
     }
-    let x = &x[..n * k];
-    let symmetric = rows == (0..k);
-    let h = Disjoint::new(&mut h[..rows.len() * k]);
+    let (k, m) = (left.range.len(), right.range.len());
+    let h = Disjoint::new(&mut h[..k * m]);
     let blocks = |len: usize| len.div_ceil(BLOCK);
-    let tasks: Vec<(usize, usize)> = (0..blocks(rows.len()))
-        .flat_map(|i| (0..blocks(k)).map(move |j| (i, j)))
+    let tasks: Vec<(usize, usize)> = (0..blocks(k))
+        .flat_map(|i| (0..blocks(m)).map(move |j| (i, j)))
         .filter(|(i, j)| !symmetric || i <= j)
         .collect();
     // Task (i, j) writes block (i, j) of h, and if symmetric (j, i).
     tasks.into_par_iter().for_each(|(i, j)| {
-        let (top, left) = (i * BLOCK, j * BLOCK);
-        let (height, width) = (BLOCK.min(rows.len() - top), BLOCK.min(k - left));
-        let (a, b) = (Mat::rows(&x[rows.start + top..], k).transposed(), Mat::rows(&x[left..], k));
+        let (top, across) = (i * BLOCK, j * BLOCK);
+        let (height, width) = (BLOCK.min(k - top), BLOCK.min(m - across));
+        let a = Mat::rows(&x[left.range.start + top..n * left.width], left.width).transposed();
+        let b = Mat::rows(&y[right.range.start + across..n * right.width], right.width);
         // SAFETY: the task's own block, within h.
-        unsafe { multiply_into(h.at(top * k + left), k, [height, width, n], a, b, true, Threads::One) };
+        unsafe { multiply_into(h.at(top * m + across), m, [height, width, n], a, b, true, Threads::One) };
         if symmetric {
-            mirror(h, k, top..top + height, left..left + width);
+            mirror(h, k, top..top + height, across..across + width);
         }
     });
 }

@@ -36,8 +36,9 @@ pub struct RecodeInputs<'a> {
     pub coupling: &'a Buffer,
     /// `[block, unit]`: the symmetric matrix of each unit's costs.
     pub metric: &'a Buffer,
-    /// Whether the errors are those of the codes in the blocks: codewords then are only replaced by better ones.
-    pub coded: bool,
+    /// `[block, block]`: the columns' own part of H, if the errors are those of the codes in the blocks. Scales then are fitted to
+    /// these codes, and codewords only replaced by better ones.
+    pub moments: Option<&'a Buffer>,
 }
 
 /// Replaces the codes of `blocks` `[rows, block]` and, in `errors` `[rows, cols]` (weight less decoded value), those of its
@@ -60,6 +61,9 @@ pub fn recode(
     inputs.weights.expect_words("weights of recode", rows * block)?;
     inputs.coupling.expect_words("the coupling of recode", block * block)?;
     inputs.metric.expect_words("the metric of recode", block * unit)?;
+    if let Some(moments) = inputs.moments {
+        moments.expect_words("the moments of recode", block * block)?;
+    }
     errors.expect_words("errors of recode", rows * cols)?;
     ensure!(!inputs.targets.is_same(errors) && !inputs.weights.is_same(errors), "recode cannot work in place");
     for (slab, rows, at) in blocks.parts(0..rows) {
@@ -69,12 +73,13 @@ pub fn recode(
                 let bytes = rows.start * blocks.file_row_bytes()..rows.end * blocks.file_row_bytes();
                 let (targets, weights) = (inputs.targets.view::<f32>()?, inputs.weights.view::<f32>()?);
                 let (coupling, metric) = (inputs.coupling.view()?, inputs.metric.view()?);
+                let moments = inputs.moments.map(|moments| moments.view::<f32>()).transpose()?;
                 let columns = Columns {
                     targets: &targets[part.clone()],
                     weights: &weights[part],
                     coupling: &coupling,
                     metric: &metric,
-                    coded: inputs.coded,
+                    moments: moments.as_deref(),
                 };
                 let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
                 recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);
@@ -86,7 +91,7 @@ pub fn recode(
                     cols: word(cols)?,
                     first: word(first)?,
                     first_word: word(rows.start * row_bytes(dev, ty, block) / 4)?,
-                    coded: inputs.coded.into(),
+                    coded: inputs.moments.is_some().into(),
                     pad: [0; 2],
                 };
                 run(gpu, ty, inputs, (errors, &slab.buffer), unit, &params)?;
@@ -107,12 +112,16 @@ fn run(
     let name = ty.name().to_lowercase();
     let shader = shader::entries().find(|entry| entry.strip_prefix("recode/") == Some(&name));
     let (block, rows) = (ty.block_len(), params.rows as usize);
-    let mut bindings = vec![inputs.targets, inputs.weights, inputs.coupling, errors, blocks];
-    let (rows_per_group, row_cost) = match unit {
-        1 => (COLUMNS_PER_GROUP / block, 4 * block * block),
+    // without moments they are not read, but bound
+    let moments = inputs.moments.unwrap_or(inputs.coupling);
+    let mut bindings = vec![inputs.targets, inputs.weights, inputs.coupling, errors, blocks, moments];
+    // passes over the coupling, and over H for the scales
+    let passes = if inputs.moments.is_some() { 6 } else { 1 };
+    let (rows_per_group, search_cost) = match unit {
+        1 => (COLUMNS_PER_GROUP / block, 0),
         _ => {
             bindings.push(inputs.metric);
-            (1, 4 * block * block + SEARCH_COST * block)
+            (1, SEARCH_COST * block)
         }
     };
     gpu.run(&Call {
@@ -122,6 +131,6 @@ fn run(
         bindings: &bindings,
         params: bytemuck::bytes_of(params),
         groups: rows.div_ceil(rows_per_group),
-        group_cost: (rows_per_group * row_cost) as f64,
+        group_cost: (rows_per_group * (passes * 4 * block * block + search_cost)) as f64,
     })
 }

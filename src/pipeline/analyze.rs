@@ -25,7 +25,7 @@ use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
 use crate::rounding::Method;
 use crate::rounding::feedback::Rounders;
-use crate::rounding::hessian::HessianTap;
+use crate::rounding::hessian::{self, Hessian, HessianTap, matrix};
 use crate::sensitivity::{Factor, Sensitivities};
 use crate::source::{Model, Tensor};
 
@@ -122,7 +122,7 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
     let mut weigher = Weigher {
         device,
         inputs,
-        hessians: HessianTap::new(device, chunks.ctx, halves),
+        hessians: HessianTap::new(device, chunks.ctx, halves, inputs.memory.moments_budget),
         quantizable: analysis.quantizable().map(|tensor| tensor.name.clone()).collect(),
         found: HashMap::new(),
     };
@@ -134,14 +134,16 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
             // Read by no linear layer: an embedding of its own.
             None => {
                 let tensor = inputs.model.require(&entry.name)?;
-                let Some(judge) = weigher.embedding_judge(tensor)? else {
-                    entry.candidates = candidates(device, inputs, tensor, None)?;
-                    continue;
-                };
-                let h = inputs.sensitivities.embedding_moments.clone().unwrap_or_default();
-                let mut rounders = weigher.rounders(h, tensor)?;
-                let moments = SecondMoments { judges: vec![judge], rounders: rounders.as_mut() };
-                candidates(device, inputs, tensor, Some(moments))?
+                let mut panels = Vec::new();
+                if let Some(judge) = weigher.embedding_judge(tensor)? {
+                    let h = inputs.sensitivities.embedding_moments.clone().unwrap_or_default();
+                    panels.push(Panel {
+                        cols: 0..tensor.cols,
+                        judges: vec![judge],
+                        rounders: weigher.rounders(h, tensor.cols)?,
+                    });
+                }
+                candidates(device, inputs, tensor, &mut panels)?
             }
         };
     }
@@ -165,29 +167,19 @@ impl Tap for Weigher<'_> {
 
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
-            let judge = Rc::new(hessian.judge_matrix(self.device)?);
-            let fit = hessian.fit.mean(self.device)?;
-            let mut shared = None;
+            let mut shared = Vec::new();
             for name in hessian.weights.iter().filter(|name| self.quantizable.contains(*name)) {
                 let tensor = self.inputs.model.require(name)?;
-                let mut judges = vec![judge.clone()];
-                let mut own;
-                let rounders = match role_mixture(self.inputs.sensitivities, name, &fit) {
-                    // the embedding too: two roles
-                    Some(mixture) => {
-                        judges.extend(self.embedding_judge(tensor)?);
-                        own = self.rounders(mixture, tensor)?;
-                        &mut own
-                    }
+                let found = match self.two_roles(tensor, &hessian)? {
+                    Some(panel) => candidates(self.device, self.inputs, tensor, &mut [panel])?,
                     None => {
-                        if shared.is_none() {
-                            shared = self.rounders(fit.clone(), tensor)?;
+                        if shared.is_empty() {
+                            let panels = hessian.panels.iter().map(|panel| self.panel(panel));
+                            shared = panels.collect::<Result<Vec<_>>>()?;
                         }
-                        &mut shared
+                        candidates(self.device, self.inputs, tensor, &mut shared)?
                     }
                 };
-                let moments = SecondMoments { judges, rounders: rounders.as_mut() };
-                let found = candidates(self.device, self.inputs, tensor, Some(moments))?;
                 self.found.insert(name.clone(), found);
             }
         }
@@ -195,19 +187,42 @@ impl Tap for Weigher<'_> {
     }
 }
 
+/// Some columns of a tensor and the second moments behind its factors.
+struct Panel<'a> {
+    cols: Range<usize>,
+    /// What errors are measured with, in the order of the factors; those that are missing have their diagonal only.
+    judges: Vec<Rc<Weight>>,
+    /// How the columns will be rounded, if not by plain encoding.
+    rounders: Option<Rounders<'a>>,
+}
+
 impl<'a> Weigher<'a> {
-    fn embedding_judge(&self, tensor: &Tensor) -> Result<Option<Rc<Weight>>> {
-        let moments = self.inputs.sensitivities.embedding_moments.as_ref();
-        let judge = |values: &Vec<f32>| {
-            let bytes = bytemuck::cast_slice(values);
-            Weight::upload(self.device, "embedding moments", GgmlType::F32, tensor.cols, tensor.cols, bytes)
-        };
-        Ok(moments.map(judge).transpose()?.map(Rc::new))
+    fn panel(&self, panel: &hessian::Panel) -> Result<Panel<'a>> {
+        Ok(Panel {
+            cols: panel.cols.clone(),
+            judges: vec![Rc::new(panel.judge_matrix(self.device)?)],
+            rounders: self.rounders(panel.fit.h(self.device)?, panel.cols.len())?,
+        })
     }
 
-    fn rounders(&self, h: Vec<f32>, tensor: &Tensor) -> Result<Option<Rounders<'a>>> {
+    /// For a tensor that is the token embedding too.
+    fn two_roles(&self, tensor: &Tensor, hessian: &Hessian) -> Result<Option<Panel<'a>>> {
+        let [whole] = hessian.panels.as_slice() else { return Ok(None) };
+        let fit = whole.fit.h(self.device)?;
+        let Some(mixture) = role_mixture(self.inputs.sensitivities, &tensor.name, &fit) else { return Ok(None) };
+        let mut judges = vec![Rc::new(whole.judge_matrix(self.device)?)];
+        judges.extend(self.embedding_judge(tensor)?);
+        Ok(Some(Panel { cols: 0..tensor.cols, judges, rounders: self.rounders(mixture, tensor.cols)? }))
+    }
+
+    fn embedding_judge(&self, tensor: &Tensor) -> Result<Option<Rc<Weight>>> {
+        let moments = self.inputs.sensitivities.embedding_moments.as_ref();
+        Ok(moments.map(|values| matrix(self.device, values, tensor.cols)).transpose()?.map(Rc::new))
+    }
+
+    fn rounders(&self, h: Vec<f32>, width: usize) -> Result<Option<Rounders<'a>>> {
         let method = self.inputs.rounding;
-        let rounders = (method != Method::PLAIN).then(|| Rounders::new(self.device, h, tensor.cols, method));
+        let rounders = (method != Method::PLAIN).then(|| Rounders::new(self.device, h, width, method));
         rounders.transpose()
     }
 }
@@ -224,19 +239,11 @@ pub fn role_mixture(sensitivities: &Sensitivities, name: &str, input: &[f32]) ->
     Some(input.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect())
 }
 
-/// The second moments behind a tensor's factors.
-struct SecondMoments<'a, 'r> {
-    /// What errors are measured with, in the order of the factors; those that are missing have their diagonal only.
-    judges: Vec<Rc<Weight>>,
-    /// How the tensor will be rounded, if not by plain encoding.
-    rounders: Option<&'r mut Rounders<'a>>,
-}
-
 fn candidates(
     device: &Device,
     inputs: &AnalysisInputs,
     tensor: &Tensor,
-    moments: Option<SecondMoments>,
+    panels: &mut [Panel],
 ) -> Result<Vec<Candidate>> {
     let weights = importance(inputs.imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
     let Some(factors) = inputs.sensitivities.factors.get(&tensor.name) else {
@@ -269,26 +276,11 @@ fn candidates(
             }
         }
     }
-    if let Some(mut moments) = moments {
+    if !panels.is_empty() {
         let sample = Sample::new(device, inputs.model, tensor, SAMPLED_ROWS)?;
         for (candidate, nats) in found.iter().zip(&mut nats) {
-            let encoded = sample.encode(candidate.ty, &encode_weights)?;
-            let rounded = match &mut moments.rounders {
-                Some(rounders) => {
-                    let bytes = rounders.round(candidate.ty, &sample.values, &weights)?;
-                    Some(sample.upload(candidate.ty, &bytes)?)
-                }
-                None => None,
-            };
-            let rounded = rounded.as_ref().unwrap_or(&encoded);
-            for (role, (factor, columns)) in factors.iter().zip(&columns).enumerate() {
-                let plain = sample.total(&sample.diagonal_errors(&encoded, columns)?, Some(factor));
-                let real = match moments.judges.get(role) {
-                    Some(h) => sample.errors(rounded, h)?,
-                    None => sample.diagonal_errors(rounded, columns)?,
-                };
-                let real = sample.total(&real, Some(factor));
-                nats[role] *= if real > 0.0 && plain > 0.0 { real / plain } else { 1.0 };
+            for (nats, ratio) in nats.iter_mut().zip(corrections(&sample, candidate.ty, factors, &weights, panels)?) {
+                *nats *= ratio;
             }
         }
     }
@@ -299,6 +291,38 @@ fn candidates(
     let lossless = exact.into_iter().filter(|ty| *ty != tensor.ty).chain([tensor.ty]);
     found.extend(lossless.map(|ty| blank(ty, tensor)));
     Ok(found)
+}
+
+/// By factor: the error that rounding really reaches over the diagonal error of plain encoding.
+fn corrections(
+    sample: &Sample,
+    ty: GgmlType,
+    factors: &[Factor],
+    weights: &[f32],
+    panels: &mut [Panel],
+) -> Result<Vec<f64>> {
+    let device = sample.device;
+    let mut sums = vec![(0f64, 0f64); factors.len()];
+    for Panel { cols, judges, rounders } in panels {
+        let part = sample.columns(cols.clone())?;
+        let encoded = part.encode(ty, &device.upload("importance", &weights[cols.clone()])?)?;
+        let rounded = match rounders {
+            Some(rounders) => Some(part.upload(ty, &rounders.round(ty, &part.values, &weights[cols.clone()])?)?),
+            None => None,
+        };
+        let rounded = rounded.as_ref().unwrap_or(&encoded);
+        for (role, (factor, (real, plain))) in factors.iter().zip(&mut sums).enumerate() {
+            let columns = device.upload("error weights", &factor.cols[cols.clone()])?;
+            *plain += part.total(&part.diagonal_errors(&encoded, &columns)?, Some(factor));
+            let errors = match judges.get(role) {
+                Some(h) => part.errors(rounded, h)?,
+                None => part.diagonal_errors(rounded, &columns)?,
+            };
+            *real += part.total(&errors, Some(factor));
+        }
+    }
+    let ratio = |(real, plain)| if real > 0.0 && plain > 0.0 { real / plain } else { 1.0 };
+    Ok(sums.into_iter().map(ratio).collect())
 }
 
 /// A candidate that costs nothing yet; the source type stays so, since its bytes are copied, and types that are exact.

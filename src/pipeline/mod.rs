@@ -2,6 +2,7 @@
 //! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job.
 
 mod analyze;
+pub mod guard;
 mod listen;
 mod metadata;
 mod probe;
@@ -10,6 +11,7 @@ pub mod quantize;
 mod reference;
 pub mod refine;
 mod round;
+mod round_tensor;
 mod sample;
 mod write;
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use super::guard::Guard;
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::reference::{Reference, mean};
 use super::refine::{Round, TUNING_TOKENS, Tuning, moved, repredicted};
@@ -30,7 +31,7 @@ use crate::source::Model;
 const SWEEP_TOKENS: usize = 16 << 10;
 
 /// Tokens behind the second moments with which errors are weighed.
-const HESSIAN_TOKENS: usize = 24 << 10;
+pub(super) const HESSIAN_TOKENS: usize = 24 << 10;
 
 /// Tokens of the group probes: enough to tell the worst 2 in 1000 from the others.
 const PROBE_TOKENS: usize = 16 << 10;
@@ -89,9 +90,9 @@ pub struct Job<'a> {
 }
 
 /// A plan and its file, which has no name yet.
-struct Draft {
-    plan: Plan,
-    writer: GgufWriter,
+pub(super) struct Draft {
+    pub(super) plan: Plan,
+    pub(super) writer: GgufWriter,
 }
 
 /// What the job did.
@@ -104,6 +105,8 @@ pub struct Outcome {
     pub sensitivity: String,
     /// What an objective beyond the mean predicts of the plan.
     pub outlook: Option<Outlook>,
+    /// What rounding is worth, where it was measured.
+    pub guard: Option<Guard>,
     /// What each round of refinement found.
     pub rounds: Vec<Round>,
     /// Name and seconds of each step, in order.
@@ -158,10 +161,15 @@ impl Job<'_> {
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
             clock.lap("plan");
-            let mut draft = self.write(plan, knowledge, output, progress)?;
+            let mut draft = self.write(plan, self.rounding, knowledge, output, progress)?;
             clock.lap("write");
+            let guard = self.guard(&mut draft, knowledge, output, progress)?;
+            if guard.is_some() {
+                clock.lap("guard");
+            }
             let mut rounds = Vec::new();
-            if let Some(Target::Size(_) | Target::Bpw(_)) = target {
+            let is_rounded = guard.as_ref().is_none_or(Guard::keeps_rounding);
+            if let Some(Target::Size(_) | Target::Bpw(_)) = target.filter(|_| is_rounded) {
                 rounds = self.refine(&mut draft, knowledge, output, progress)?;
                 if self.rounds > 0 {
                     clock.lap("refine");
@@ -195,6 +203,7 @@ impl Job<'_> {
                 report,
                 sensitivity: analysis.sensitivity.clone(),
                 outlook,
+                guard,
                 rounds,
                 steps: clock.laps,
             });
@@ -207,17 +216,20 @@ impl Job<'_> {
     }
 
     /// Writes a file that has no name yet.
-    fn write(&self, plan: Plan, knowledge: &Knowledge, output: &Path, progress: &dyn Progress) -> Result<Draft> {
+    pub(super) fn write(
+        &self,
+        plan: Plan,
+        method: Method,
+        knowledge: &Knowledge,
+        output: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Draft> {
         let Knowledge { imatrix, sensitivities, provenance, .. } = knowledge;
         let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
         let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
-        let rounding = RoundingInputs {
-            method: self.rounding,
-            chunks: &chunks,
-            sensitivities: sensitivities.as_ref(),
-            memory: self.memory,
-        };
-        let rounding = (imatrix.is_some() && self.rounding != Method::PLAIN).then_some(&rounding);
+        let rounding =
+            RoundingInputs { method, chunks: &chunks, sensitivities: sensitivities.as_ref(), memory: self.memory };
+        let rounding = (imatrix.is_some() && method != Method::PLAIN).then_some(&rounding);
         let inputs =
             FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
         let writer = write(self.device, &inputs, output, progress)?;
@@ -251,7 +263,7 @@ impl Job<'_> {
             draft.plan = repredicted(&draft.plan, analysis, &corrections)?;
             let solve = |analysis: &Analysis| Ok(self.plan(analysis, &draft.plan.target)?.0);
             let Some((plan, moved_bytes)) = moved(analysis, &draft.plan, &corrections, solve)? else { break };
-            let mut trial = self.write(plan, knowledge, output, progress)?;
+            let mut trial = self.write(plan, self.rounding, knowledge, output, progress)?;
             let trial_measured = tuning.measure(trial.writer.readable()?, None, progress)?;
             let comparison = compare(&measured, &trial_measured)?;
             let accepted = comparison.improves();

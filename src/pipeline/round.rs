@@ -1,22 +1,23 @@
 //! Rounding: a pass over the calibration text that encodes every layer's tensors with their second moments in view.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use anyhow::Result;
 
 use super::analyze::{importance, role_mixture, slabs};
-use super::sample::Sample;
+use super::round_tensor::{Panel, TensorRounding};
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
+use crate::forward::lanes::{LaneInputs, LaneTap, Lanes};
 use crate::forward::tap::Tap;
+use crate::forward::weights::WeightSource;
 use crate::forward::{Stream, StreamOptions};
 use crate::imatrix::Imatrix;
-use crate::kernels::weight::Weight;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
-use crate::rounding::Method;
-use crate::rounding::feedback::Rounders;
 use crate::rounding::hessian::{Hessian, HessianTap};
+use crate::rounding::{Method, Prefix};
 use crate::sensitivity::Sensitivities;
 use crate::source::{Model, Tensor};
 
@@ -35,9 +36,6 @@ pub type Sink<'a> = dyn FnMut(&Tensor, &[u8]) -> Result<()> + 'a;
 /// One text in so many is held out, to see whether rounding fits more than the text it saw.
 const HELD_OUT: usize = 8;
 
-/// Rows on which that is judged.
-const JUDGED_ROWS: usize = 128;
-
 /// Rounds the tensors that `types` names and whose second moments are known; the others are left to the caller.
 pub fn round(
     device: &Device,
@@ -50,62 +48,119 @@ pub fn round(
 ) -> Result<()> {
     let (chunks, held_out) = (inputs.chunks, HELD_OUT.min(inputs.chunks.len()));
     let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
-    let hessians = HessianTap::new(device, chunks.ctx, (held_out > 1).then_some(held_out));
-    let mut tap = RoundingTap { device, model, types, imatrix, inputs, hessians, sink };
-    progress.begin("rounding", stream.work());
-    stream.final_states(model, 0..inputs.chunks.ctx, &mut tap, progress)?;
-    tap.round_embedding()?;
+    let held_out = (held_out > 1).then_some(held_out);
+    let hessians = HessianTap::new(device, chunks.ctx, held_out, inputs.memory.moments_budget);
+    let rounded = Rounded { model, tensors: HashMap::new() };
+    let mut rounding = Rounding { device, model, types, imatrix, inputs, hessians, rounded, sink };
+    match inputs.method.prefix {
+        Prefix::Original => {
+            progress.begin("rounding", stream.work());
+            stream.final_states(model, 0..chunks.ctx, &mut rounding, progress)?;
+            rounding.round_embedding()?;
+        }
+        Prefix::Quantized => {
+            progress.begin("rounding", Lanes::work(&stream));
+            rounding.round_embedding()?;
+            rounding.walk(&stream, progress)?;
+        }
+    }
     progress.end();
     Ok(())
 }
 
-struct RoundingTap<'a, 'b> {
+struct Rounding<'a, 'b> {
     device: &'a Device,
     model: &'a Model,
     types: &'a HashMap<String, GgmlType>,
     imatrix: Option<&'a Imatrix>,
     inputs: &'a RoundingInputs<'a>,
     hessians: HessianTap<'a>,
+    rounded: Rounded<'a>,
     sink: &'a mut Sink<'b>,
 }
 
-impl Tap for RoundingTap<'_, '_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        if weights.iter().any(|name| self.types.contains_key(*name)) {
-            self.hessians.linear_input(weights, x, tokens, width)?;
+/// The model with the tensors that a quantized lane still needs in their new types.
+struct Rounded<'a> {
+    model: &'a Model,
+    tensors: HashMap<String, (GgmlType, Vec<u8>)>,
+}
+
+impl WeightSource for Rounded<'_> {
+    fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
+        match self.tensors.get(&tensor.name) {
+            Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
+            None => self.model.read(tensor),
         }
-        Ok(())
+    }
+}
+
+/// All layers are the original's.
+impl Tap for Rounding<'_, '_> {
+    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
+        match weights.iter().any(|name| self.types.contains_key(*name)) {
+            true => self.hessians.linear_input(weights, x, tokens, width),
+            false => Ok(()),
+        }
     }
 
     fn layer_done(&mut self) -> Result<()> {
+        self.round_layer()
+    }
+}
+
+impl LaneTap for Rounding<'_, '_> {
+    fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()> {
+        match inputs.weights.iter().any(|name| self.types.contains_key(name)) {
+            true => self.hessians.linear_inputs(inputs, tokens),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Rounding<'_, '_> {
+    /// Layer by layer, each behind the ones that are rounded already.
+    fn walk(&mut self, stream: &Stream, progress: &dyn Progress) -> Result<()> {
+        let mut lanes = Lanes::new(stream, &self.rounded)?;
+        for layer in 0..self.model.hparams.n_layer {
+            self.rounded.tensors.clear();
+            lanes.compare(layer, self, progress)?;
+            self.round_layer()?;
+            lanes.follow(layer, &self.rounded, progress)?;
+        }
+        lanes.compare_heads(self)?;
+        self.round_layer()
+    }
+
+    /// Rounds all that the layer's inputs were gathered for.
+    fn round_layer(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
             self.round_readers(&hessian)?;
         }
         Ok(())
     }
-}
 
-impl<'a> RoundingTap<'a, '_> {
     /// Rounds every weight that reads this input.
     fn round_readers(&mut self, hessian: &Hessian) -> Result<()> {
-        let fit = hessian.fit.mean(self.device)?;
-        let judge = hessian.judge_matrix(self.device)?;
+        let (device, method) = (self.device, self.inputs.method);
         let mut shared = None;
         for name in &hessian.weights {
             let Some(ty) = self.types.get(name).copied() else { continue };
             let tensor = self.model.require(name)?;
-            let mixture = self.inputs.sensitivities.and_then(|known| role_mixture(known, name, &fit));
+            let mixture = match (self.inputs.sensitivities, hessian.panels.as_slice()) {
+                (Some(known), [whole]) => role_mixture(known, name, &whole.fit.h(device)?),
+                _ => None,
+            };
             match mixture {
-                Some(h) => {
-                    let mut own = self.rounders(h, tensor.cols)?;
-                    self.round_tensor(tensor, ty, &mut own, None)?;
-                }
+                Some(h) => self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?])?,
                 None => {
-                    let rounders = match &mut shared {
-                        Some(rounders) => rounders,
-                        None => shared.insert(self.rounders(fit.clone(), hessian.width)?),
+                    let panels = match &mut shared {
+                        Some(panels) => panels,
+                        None => {
+                            let panels = hessian.panels.iter().map(|panel| Panel::new(device, panel, method));
+                            shared.insert(panels.collect::<Result<Vec<_>>>()?)
+                        }
                     };
-                    self.round_tensor(tensor, ty, rounders, Some(&judge))?;
+                    self.round_tensor(tensor, ty, panels)?;
                 }
             }
         }
@@ -119,38 +174,25 @@ impl<'a> RoundingTap<'a, '_> {
         let moments = self.inputs.sensitivities.and_then(|known| known.embedding_moments.clone());
         let Some(moments) = moments.filter(|_| self.model.output_tensor() != name) else { return Ok(()) };
         let tensor = self.model.require(name)?;
-        let mut rounders = self.rounders(moments, tensor.cols)?;
-        self.round_tensor(tensor, ty, &mut rounders, None)
+        let panel = Panel::unjudged(self.device, moments, tensor.cols, self.inputs.method)?;
+        self.round_tensor(tensor, ty, &mut [panel])
     }
 
-    fn rounders(&self, h: Vec<f32>, width: usize) -> Result<Rounders<'a>> {
-        Rounders::new(self.device, h, width, self.inputs.method)
-    }
-
-    /// With a `judge`, plain encoding is kept where rounding is no better on the tokens it has not seen.
-    fn round_tensor(
-        &mut self,
-        tensor: &Tensor,
-        ty: GgmlType,
-        rounders: &mut Rounders,
-        judge: Option<&Weight>,
-    ) -> Result<()> {
+    fn round_tensor(&mut self, tensor: &Tensor, ty: GgmlType, panels: &mut [Panel]) -> Result<()> {
         let weights = self.imatrix.and_then(|imatrix| importance(imatrix, tensor));
         let weights = weights.unwrap_or_else(|| vec![1.0; tensor.cols]);
-        if let Some(judge) = judge {
-            let sample = Sample::new(self.device, self.model, tensor, JUDGED_ROWS)?;
-            let importance = self.device.upload("importance", &weights)?;
-            let plain = sample.errors(&sample.encode(ty, &importance)?, judge)?;
-            let rounded = sample.upload(ty, &rounders.round(ty, &sample.values, &weights)?)?;
-            let rounded = sample.errors(&rounded, judge)?;
-            if sample.total(&rounded, None) >= sample.total(&plain, None) {
-                log::info!("rounding fits the calibration text only, so blocks are encoded alone: `{}`", tensor.name);
-                return Ok(());
+        let keeps = self.inputs.method.prefix == Prefix::Quantized;
+        let mut kept = Vec::new();
+        let mut sink = |bytes: &[u8]| {
+            if keeps {
+                kept.extend_from_slice(bytes);
             }
-        }
-        for rows in slabs(tensor) {
-            let bytes = rounders.round(ty, &self.model.f32_rows(tensor, rows)?, &weights)?;
-            (self.sink)(tensor, &bytes)?;
+            (self.sink)(tensor, bytes)
+        };
+        let rounding = TensorRounding { device: self.device, model: self.model, tensor, ty, weights };
+        rounding.round(panels, slabs(tensor), &mut sink)?;
+        if keeps {
+            self.rounded.tensors.insert(tensor.name.clone(), (ty, kept));
         }
         Ok(())
     }

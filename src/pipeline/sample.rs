@@ -1,5 +1,7 @@
 //! Some rows of a tensor, evenly spread: enough to judge how well it is encoded.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use crate::device::{Buffer, Device};
@@ -15,7 +17,7 @@ use crate::source::{Model, Tensor};
 
 /// Sampled rows and their numbers in the tensor.
 pub struct Sample<'a> {
-    device: &'a Device,
+    pub device: &'a Device,
     pub rows: Vec<usize>,
     pub values: Vec<f32>,
     cols: usize,
@@ -31,6 +33,13 @@ impl<'a> Sample<'a> {
             values.extend(model.f32_rows(tensor, *row..row + 1)?);
         }
         Ok(Sample { device, cols: tensor.cols, x: device.upload("sampled rows", &values)?, rows, values })
+    }
+
+    /// The same rows of some columns.
+    pub fn columns(&self, cols: Range<usize>) -> Result<Self> {
+        let values = columns(&self.values, self.cols, &cols);
+        let x = self.device.upload("sampled rows", &values)?;
+        Ok(Sample { device: self.device, rows: self.rows.clone(), cols: cols.len(), values, x })
     }
 
     /// The rows, each block encoded for itself.
@@ -55,6 +64,16 @@ impl<'a> Sample<'a> {
         device.read::<f32>(&out)
     }
 
+    /// `dw b^T` of each row, b `[rows, cols]`.
+    pub fn products(&self, encoded: &Weight, b: &Buffer) -> Result<Vec<f32>> {
+        let (device, n, k) = (self.device, self.rows.len(), self.cols);
+        let dw = device.alloc("weight differences", n * k * size_of::<f32>())?;
+        let out = device.alloc("products", n * size_of::<f32>())?;
+        weight_difference(device, &self.x, encoded, &dw)?;
+        row_dot(device, &dw, b, &out, n, k)?;
+        device.read::<f32>(&out)
+    }
+
     /// `sum_j cols[j] dw_j^2` of each row.
     pub fn diagonal_errors(&self, encoded: &Weight, cols: &Buffer) -> Result<Vec<f32>> {
         let (device, n) = (self.device, self.rows.len());
@@ -69,4 +88,12 @@ impl<'a> Sample<'a> {
         let weight = |row: usize| factor.map_or(1.0, |factor| f64::from(factor.rows[row]));
         self.rows.iter().zip(errors).map(|(row, error)| weight(*row) * f64::from(*error)).sum()
     }
+}
+
+/// Columns `cols` of `values`, which have `width`.
+pub fn columns(values: &[f32], width: usize, cols: &Range<usize>) -> Vec<f32> {
+    if *cols == (0..width) {
+        return values.to_vec();
+    }
+    values.chunks_exact(width).flat_map(|row| &row[cols.clone()]).copied().collect()
 }

@@ -78,6 +78,7 @@ impl BlockFormat for Iq1M {
 }
 
 impl Scaled for Iq1M {
+    const SUB: usize = 16;
     const SCALES: usize = 17;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

@@ -78,6 +78,7 @@ impl BlockFormat for Iq1S {
 }
 
 impl Scaled for Iq1S {
+    const SUB: usize = 32;
     const SCALES: usize = 9;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

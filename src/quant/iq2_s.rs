@@ -95,6 +95,7 @@ impl BlockFormat for Iq2S {
 }
 
 impl Scaled for Iq2S {
+    const SUB: usize = 16;
     const SCALES: usize = 17;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

@@ -89,6 +89,7 @@ impl BlockFormat for Iq2Xs {
 }
 
 impl Scaled for Iq2Xs {
+    const SUB: usize = 16;
     const SCALES: usize = 17;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

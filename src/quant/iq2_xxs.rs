@@ -97,6 +97,7 @@ impl BlockFormat for Iq2Xxs {
 }
 
 impl Scaled for Iq2Xxs {
+    const SUB: usize = 32;
     const SCALES: usize = 9;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

@@ -101,6 +101,7 @@ impl BlockFormat for Iq3S {
 }
 
 impl Scaled for Iq3S {
+    const SUB: usize = 32;
     const SCALES: usize = 9;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

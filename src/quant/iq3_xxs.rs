@@ -96,6 +96,7 @@ impl BlockFormat for Iq3Xxs {
 }
 
 impl Scaled for Iq3Xxs {
+    const SUB: usize = 32;
     const SCALES: usize = 9;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {

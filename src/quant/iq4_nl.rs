@@ -85,6 +85,7 @@ impl BlockFormat for Iq4Nl {
 }
 
 impl Scaled for Iq4Nl {
+    const SUB: usize = 32;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -94,7 +95,6 @@ impl Scaled for Iq4Nl {
 
 impl Stepped for Iq4Nl {
     type Levels = Table;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

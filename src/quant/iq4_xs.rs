@@ -70,6 +70,7 @@ impl BlockFormat for Iq4Xs {
 }
 
 impl Scaled for Iq4Xs {
+    const SUB: usize = 32;
     const SCALES: usize = 9;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
@@ -89,7 +90,6 @@ impl Scaled for Iq4Xs {
 
 impl Stepped for Iq4Xs {
     type Levels = Table;
-    const SUB: usize = 32;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         (read_f16(block.d) * scale(block, sub), 0.0)

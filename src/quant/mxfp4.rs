@@ -82,6 +82,7 @@ impl BlockFormat for Mxfp4 {
 }
 
 impl Scaled for Mxfp4 {
+    const SUB: usize = 32;
     const SCALES: usize = 0;
 
     /// Scales that are powers of two or small floats have few neighbours.
@@ -92,7 +93,6 @@ impl Scaled for Mxfp4 {
 
 impl Stepped for Mxfp4 {
     type Levels = e2m1::Levels;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (half_scale(block.exponent), 0.0)

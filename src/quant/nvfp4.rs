@@ -105,6 +105,7 @@ impl BlockFormat for Nvfp4 {
 }
 
 impl Scaled for Nvfp4 {
+    const SUB: usize = 16;
     const SCALES: usize = 0;
 
     /// Scales that are powers of two or small floats have few neighbours.
@@ -115,7 +116,6 @@ impl Scaled for Nvfp4 {
 
 impl Stepped for Nvfp4 {
     type Levels = e2m1::Levels;
-    const SUB: usize = 16;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         (half_scale(block.scales[sub]), 0.0)

@@ -68,6 +68,7 @@ impl Levels for Signs {
 }
 
 impl Scaled for Q1_0 {
+    const SUB: usize = 128;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -77,7 +78,6 @@ impl Scaled for Q1_0 {
 
 impl Stepped for Q1_0 {
     type Levels = Signs;
-    const SUB: usize = 128;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

@@ -57,6 +57,7 @@ impl BlockFormat for Q2_0 {
 }
 
 impl Scaled for Q2_0 {
+    const SUB: usize = 64;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -66,7 +67,6 @@ impl Scaled for Q2_0 {
 
 impl Stepped for Q2_0 {
     type Levels = Levels;
-    const SUB: usize = 64;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

@@ -80,7 +80,9 @@ fn pack(codes: &[u8]) -> [[u8; 32]; 2] {
 }
 
 impl Scaled for Q2K {
+    const SUB: usize = 16;
     const SCALES: usize = 34;
+    const WHOLE: usize = 2;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
         match scale {
@@ -94,7 +96,6 @@ impl Scaled for Q2K {
 
 impl Stepped for Q2K {
     type Levels = Integers<0, 3>;
-    const SUB: usize = 16;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         let scale = block.scales[sub];

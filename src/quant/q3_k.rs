@@ -68,6 +68,7 @@ impl BlockFormat for Q3K {
 }
 
 impl Scaled for Q3K {
+    const SUB: usize = 16;
     const SCALES: usize = 17;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
@@ -83,7 +84,6 @@ impl Scaled for Q3K {
 
 impl Stepped for Q3K {
     type Levels = Integers<-4, 3>;
-    const SUB: usize = 16;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         (read_f16(block.d) * (unpack_scales(&block.scales)[sub] as i32 - 32) as f32, 0.0)

@@ -59,6 +59,7 @@ impl BlockFormat for Q4_0 {
 }
 
 impl Scaled for Q4_0 {
+    const SUB: usize = 32;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -68,7 +69,6 @@ impl Scaled for Q4_0 {
 
 impl Stepped for Q4_0 {
     type Levels = Levels;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

@@ -61,7 +61,9 @@ impl BlockFormat for Q4_1 {
 }
 
 impl Scaled for Q4_1 {
+    const SUB: usize = 32;
     const SCALES: usize = 2;
+    const WHOLE: usize = 2;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
         turn_half(if scale == 0 { &mut block.d } else { &mut block.m }, by)
@@ -70,7 +72,6 @@ impl Scaled for Q4_1 {
 
 impl Stepped for Q4_1 {
     type Levels = Integers<0, 15>;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), read_f16(block.m))

@@ -65,7 +65,9 @@ impl BlockFormat for Q4K {
 }
 
 impl Scaled for Q4K {
+    const SUB: usize = 32;
     const SCALES: usize = 18;
+    const WHOLE: usize = 2;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
         match scale {
@@ -78,7 +80,6 @@ impl Scaled for Q4K {
 
 impl Stepped for Q4K {
     type Levels = Integers<0, 15>;
-    const SUB: usize = 32;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         let (scales, mins) = unpack_scales(&block.scales);

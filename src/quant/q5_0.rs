@@ -64,6 +64,7 @@ impl BlockFormat for Q5_0 {
 }
 
 impl Scaled for Q5_0 {
+    const SUB: usize = 32;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -73,7 +74,6 @@ impl Scaled for Q5_0 {
 
 impl Stepped for Q5_0 {
     type Levels = Levels;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

@@ -68,7 +68,9 @@ impl BlockFormat for Q5_1 {
 }
 
 impl Scaled for Q5_1 {
+    const SUB: usize = 32;
     const SCALES: usize = 2;
+    const WHOLE: usize = 2;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
         turn_half(if scale == 0 { &mut block.d } else { &mut block.m }, by)
@@ -77,7 +79,6 @@ impl Scaled for Q5_1 {
 
 impl Stepped for Q5_1 {
     type Levels = Integers<0, 31>;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), read_f16(block.m))

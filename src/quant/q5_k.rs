@@ -69,7 +69,9 @@ impl BlockFormat for Q5K {
 }
 
 impl Scaled for Q5K {
+    const SUB: usize = 32;
     const SCALES: usize = 18;
+    const WHOLE: usize = 2;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
         match scale {
@@ -82,7 +84,6 @@ impl Scaled for Q5K {
 
 impl Stepped for Q5K {
     type Levels = Integers<0, 31>;
-    const SUB: usize = 32;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         let (scales, mins) = unpack_scales(&block.scales);

@@ -68,6 +68,7 @@ impl BlockFormat for Q6K {
 }
 
 impl Scaled for Q6K {
+    const SUB: usize = 16;
     const SCALES: usize = 17;
 
     fn turn(block: &mut Block, scale: usize, by: f32) -> f32 {
@@ -83,7 +84,6 @@ impl Scaled for Q6K {
 
 impl Stepped for Q6K {
     type Levels = Integers<-32, 31>;
-    const SUB: usize = 16;
 
     fn step(block: &Block, sub: usize) -> (f32, f32) {
         (read_f16(block.d) * (block.scales[sub] as i8) as f32, 0.0)

@@ -88,6 +88,7 @@ fn unclamped_error(tile: &SubBlocks<32>, scale: &Lanes, largest: &Lanes) -> Lane
 }
 
 impl Scaled for Q8_0 {
+    const SUB: usize = 32;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -97,7 +98,6 @@ impl Scaled for Q8_0 {
 
 impl Stepped for Q8_0 {
     type Levels = Levels;
-    const SUB: usize = 32;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

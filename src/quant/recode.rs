@@ -8,8 +8,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::codebook::book::Word;
+use super::codebook::nearest::{get, registers, set};
 use super::lanes::{LANES, Lanes, ZERO, map, max, reciprocal};
-use super::refit::{Row, Scaled};
+use super::refit::{Fit, Scaled, add_products};
 use super::search::Levels;
 use super::{GgmlType, format};
 
@@ -23,8 +24,6 @@ const DESCENTS: usize = 3;
 /// A format whose weights are `step * level + offset`, with a code for each.
 pub(super) trait Stepped: Scaled {
     type Levels: Levels;
-    /// Weights that share a step.
-    const SUB: usize;
 
     /// Step and offset of a sub-block.
     fn step(block: &Self::Block, sub: usize) -> (f32, f32);
@@ -70,23 +69,9 @@ pub struct Columns<'a> {
     pub coupling: &'a [f32],
     /// `[block, unit]`: the cost of a unit's errors among each other, `unit` rows of each symmetric matrix.
     pub metric: &'a [f32],
-    /// Whether the errors are those of the codes in the blocks, which then are only replaced by better ones.
-    pub coded: bool,
-}
-
-impl Columns<'_> {
-    /// The columns' own part of H, `[block, block]`, where the coupling is that between all columns.
-    fn moments(&self, block: usize, unit: usize) -> Vec<f32> {
-        let metric = |row: usize, n: usize| self.metric[row * unit + n];
-        let between = |i: usize, j: usize| {
-            let first = j - j % unit;
-            if i - i % unit == first {
-                return metric(i, j - first);
-            }
-            (0..unit).map(|n| self.coupling[i * block + first + n] * metric(first + n, j - first)).sum()
-        };
-        (0..block * block).map(|at| between(at / block, at % block)).collect()
-    }
+    /// `[block, block]`: the columns' own part of H, if the errors are those of the codes in the blocks. Scales then are fitted to
+    /// these codes, and codewords only replaced by better ones.
+    pub moments: Option<&'a [f32]>,
 }
 
 /// Columns whose codes are chosen together in this type: 1, or the length of its codewords. None for plain numbers.
@@ -101,18 +86,9 @@ pub fn recode(ty: GgmlType, columns: Columns, errors: &mut [f32], (cols, first):
     let recoder = recoder(ty).expect("the caller asks for block formats only");
     let block = ty.block_len();
     let tiles = bytes.par_chunks_mut(LANES * ty.block_bytes()).zip(errors.par_chunks_mut(LANES * cols));
-    let fits = columns.coded && recoder.scales() > 0;
-    let moments = if fits { columns.moments(block, recoder.unit()) } else { Vec::new() };
     let rows = columns.targets.par_chunks(LANES * block).zip(columns.weights.par_chunks(LANES * block));
     tiles.zip(rows).for_each(|((bytes, errors), (targets, weights))| {
-        recoder.recode(Tile {
-            columns: Columns { targets, weights, ..columns },
-            errors,
-            cols,
-            first,
-            bytes,
-            moments: &moments,
-        });
+        recoder.recode(Tile { columns: Columns { targets, weights, ..columns }, errors, cols, first, bytes });
     });
 }
 
@@ -123,13 +99,10 @@ struct Tile<'a> {
     cols: usize,
     first: usize,
     bytes: &'a mut [u8],
-    /// The columns' own part of H, `[block, block]`; empty where scales are not to be fitted.
-    moments: &'a [f32],
 }
 
 trait Recoder: Sync {
     fn unit(&self) -> usize;
-    fn scales(&self) -> usize;
     fn recode(&self, tile: Tile);
 }
 
@@ -141,10 +114,6 @@ impl<F: Stepped> Recoder for StepRecoder<F> {
         1
     }
 
-    fn scales(&self) -> usize {
-        F::SCALES
-    }
-
     fn recode(&self, tile: Tile) {
         Arch::new().dispatch(RecodeSteps::<F> { tile, format: std::marker::PhantomData });
     }
@@ -153,10 +122,6 @@ impl<F: Stepped> Recoder for StepRecoder<F> {
 impl<F: Worded> Recoder for WordRecoder<F> {
     fn unit(&self) -> usize {
         F::UNIT
-    }
-
-    fn scales(&self) -> usize {
-        F::SCALES
     }
 
     fn recode(&self, tile: Tile) {
@@ -178,13 +143,13 @@ impl<F: Stepped> WithSimd for RecodeSteps<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Tile { columns, errors, cols, first, bytes, moments } = self.tile;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Tile { columns, errors, cols, first, bytes } = self.tile;
         let length = F::TYPE.block_len();
         let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
         let mut lanes = Targets::load(&columns, length, errors, cols, first);
-        if !moments.is_empty() {
-            lanes.refit::<F>(blocks, &columns, moments, (1, F::SUB), F::step);
+        if let Some(moments) = columns.moments {
+            lanes.refit::<F, S>(simd, blocks, &columns, moments, 1, |block, j| F::step(block, j / F::SUB));
         }
         let mut codes = [[0u8; LARGEST_BLOCK]; LANES];
         let (mut step, mut offset) = (ZERO, ZERO);
@@ -201,7 +166,7 @@ impl<F: Stepped> WithSimd for RecodeSteps<'_, F> {
                 codes[j] = F::Levels::code(level);
             }
             let moved = lanes.settle(j, &value);
-            lanes.pass_on(&columns.coupling[j * length..(j + 1) * length], j + 1, &moved);
+            lanes.pass_on(simd, &columns.coupling[j * length..(j + 1) * length], j + 1, &moved);
         }
         for (block, codes) in blocks.iter_mut().zip(&codes) {
             F::set_codes(block, &codes[..length]);
@@ -215,12 +180,12 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Tile { columns, errors, cols, first, bytes, moments } = self.tile;
+        let Tile { columns, errors, cols, first, bytes } = self.tile;
         let (length, unit) = (F::TYPE.block_len(), F::UNIT);
         let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
         let mut lanes = Targets::load(&columns, length, errors, cols, first);
-        if !moments.is_empty() {
-            lanes.refit::<F>(blocks, &columns, moments, (unit, unit), F::step);
+        if let Some(moments) = columns.moments {
+            lanes.refit::<F, S>(simd, blocks, &columns, moments, unit, |block, j| F::step(block, j / F::UNIT));
         }
         for start in (0..length).step_by(unit) {
             let (mut step, mut offset) = (ZERO, ZERO);
@@ -237,7 +202,7 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
                 let (weight, error) = (&lanes.weight[start + n], &lanes.error[start + n]);
                 current[n] = map(|i| weight[i] - error[i] - offset[i]);
             }
-            let choice = search::<F, S>(simd, &metric, &target, &step, columns.coded.then_some(&current));
+            let choice = search::<F, S>(simd, &metric, &target, &step, columns.moments.map(|_| &current));
             for (i, block) in blocks.iter_mut().enumerate() {
                 if !choice.kept[i] {
                     F::set_word(block, start / unit, choice.words.map(|words| words[i]), choice.signs[i]);
@@ -247,7 +212,7 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
                 let value = map(|i| choice.values[n][i] + offset[i]);
                 let moved = lanes.settle(start + n, &value);
                 let row = (start + n) * length;
-                lanes.pass_on(&columns.coupling[row..row + length], start + unit, &moved);
+                lanes.pass_on(simd, &columns.coupling[row..row + length], start + unit, &moved);
             }
         }
         lanes.store(errors, cols, first);
@@ -255,6 +220,7 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
 }
 
 /// The columns of sixteen rows; rows past the end are zero.
+#[repr(align(64))]
 struct Targets {
     target: [Lanes; LARGEST_BLOCK],
     weight: [Lanes; LARGEST_BLOCK],
@@ -289,39 +255,29 @@ impl Targets {
         }
     }
 
-    /// Fits the scales of the blocks to their codes. `unit` columns share a target, `sub` columns a step.
+    /// Fits the scales of the blocks to their codes. `unit` columns share a target.
     #[inline(always)]
-    fn refit<F: Scaled>(
+    fn refit<F: Scaled, S: Simd>(
         &mut self,
+        simd: S,
         blocks: &mut [F::Block],
         columns: &Columns,
         moments: &[f32],
-        (unit, sub): (usize, usize),
-        step: impl Fn(&F::Block, usize) -> (f32, f32) + Copy,
+        unit: usize,
+        step: impl Fn(&F::Block, usize) -> (f32, f32),
     ) {
-        let mut values = [ZERO; LARGEST_BLOCK];
-        for (lane, block) in blocks.iter_mut().enumerate() {
-            let mut row = Row { values: [0.0; LARGEST_BLOCK], pull: [0.0; LARGEST_BLOCK], h: moments };
-            F::decode(block, &mut row.values[..self.length]);
-            for j in 0..self.length {
-                let first = j - j % unit;
-                for n in 0..unit {
-                    let at = first + n;
-                    let missed = self.target[at][lane] - self.weight[at][lane] + self.error[at][lane];
-                    row.pull[j] += columns.metric[j * unit + n] * missed;
-                }
-            }
-            if row.refit::<F>(block, sub, step) {
-                F::decode(block, &mut row.values[..self.length]);
-            }
-            for (lanes, value) in values.iter_mut().zip(row.values) {
-                lanes[lane] = value;
-            }
+        if F::SCALES == 0 {
+            return;
         }
+        let mut moved = [ZERO; LARGEST_BLOCK];
         for j in 0..self.length {
-            let moved = self.settle(j, &values[j]);
-            self.pass_on(&columns.coupling[j * self.length..(j + 1) * self.length], 0, &moved);
+            moved[j] = map(|i| self.target[j][i] - self.weight[j][i] + self.error[j][i]);
         }
+        let values = Fit::new::<F>(blocks, &moved[..self.length], unit, moments).run::<F, S>(simd, blocks, step);
+        for j in 0..self.length {
+            moved[j] = self.settle(j, &values[j]);
+        }
+        add_products(simd, &mut self.target, 0..self.length, &moved, 0..self.length, columns.coupling);
     }
 
     /// Gives column `j` a value and returns by how much its error has changed.
@@ -335,10 +291,12 @@ impl Targets {
 
     /// Moves the targets of the columns from `next` on.
     #[inline(always)]
-    fn pass_on(&mut self, coupling: &[f32], next: usize, moved: &Lanes) {
+    fn pass_on<S: Simd>(&mut self, simd: S, coupling: &[f32], next: usize, moved: &Lanes) {
         for (target, coupling) in self.target[next..coupling.len()].iter_mut().zip(&coupling[next..]) {
-            for i in 0..LANES {
-                target[i] += moved[i] * coupling;
+            let coupling = simd.splat_f32s(*coupling);
+            for r in 0..registers::<S>() {
+                let more = simd.mul_f32s(get::<S>(moved, r), coupling);
+                set::<S>(target, r, simd.add_f32s(get::<S>(target, r), more));
             }
         }
     }

@@ -70,6 +70,7 @@ impl BlockFormat for Tq1_0 {
 }
 
 impl Scaled for Tq1_0 {
+    const SUB: usize = 256;
     const SCALES: usize = 1;
 
     fn turn(block: &mut Block, _: usize, by: f32) -> f32 {
@@ -79,7 +80,6 @@ impl Scaled for Tq1_0 {
 
 impl Stepped for Tq1_0 {
     type Levels = Levels;
-    const SUB: usize = 256;
 
     fn step(block: &Block, _: usize) -> (f32, f32) {
         (read_f16(block.d), 0.0)

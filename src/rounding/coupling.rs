@@ -9,8 +9,11 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result};
+use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Mat, Side};
 use rayon::prelude::*;
+
+use crate::kernels::gemm;
 
 /// Second moments of an input, damped, and their factor R: H = R R^T, R upper triangular.
 pub struct Factored {
@@ -53,6 +56,27 @@ impl Factored {
             }
         });
         Ok(Factored { width, h, r })
+    }
+
+    /// The inverse of the damped H, `[width, width]`.
+    pub fn inverse(&self) -> Vec<f32> {
+        let width = self.width;
+        let mut inverse = Mat::<f64>::from_fn(width, width, |i, j| f64::from(self.r[i * width + j]));
+        let factor = inverse.clone();
+        invert_upper_triangular(inverse.as_mut(), factor.as_ref(), faer::get_global_parallelism());
+        let rows: Vec<f32> = (0..width * width).map(|at| inverse[(at / width, at % width)] as f32).collect();
+        let mut out = vec![0f32; width * width];
+        let shape = [width, width, width];
+        gemm::multiply(
+            &mut out,
+            width,
+            shape,
+            gemm::Mat::rows(&rows, width).transposed(),
+            gemm::Mat::rows(&rows, width),
+            false,
+            gemm::Threads::All,
+        );
+        out
     }
 
     /// For rounding column after column.
@@ -134,6 +158,19 @@ impl Coupling {
     pub fn within(&self, first: usize, block: usize) -> Vec<f32> {
         let at = |j: usize, k: usize| self.to_target[(first + k) * self.width + first + j];
         (0..block * block).map(|index| at(index / block, index % block)).collect()
+    }
+
+    /// The part of H between `block` columns from `first` on, `[block, block]`, of a [`Factored::descent`].
+    pub fn moments(&self, first: usize, block: usize) -> Vec<f32> {
+        let (unit, metric) = (self.unit, |row: usize, n: usize| self.metric[row * self.unit + n]);
+        let between = |i: usize, j: usize| {
+            let start = j - j % unit;
+            if i - i % unit == start {
+                return metric(i, j - start);
+            }
+            (0..unit).map(|n| self.to_target[(start + n) * self.width + i] * metric(start + n, j - start)).sum()
+        };
+        (0..block * block).map(|at| between(first + at / block, first + at % block)).collect()
     }
 
     /// The weights of these columns' own errors.

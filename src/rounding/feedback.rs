@@ -38,6 +38,11 @@ impl<'a> Rounders<'a> {
         Ok(Rounders { device, factored: Factored::new(h, width, DAMPING)?, method, by_unit: HashMap::new() })
     }
 
+    /// The inverse of H, damped.
+    pub fn inverse(&self) -> Vec<f32> {
+        self.factored.inverse()
+    }
+
     /// See [`Rounder::round`]; types without blocks are converted.
     pub fn round(&mut self, ty: GgmlType, values: &[f32], importance: &[f32]) -> Result<Vec<u8>> {
         let (device, width) = (self.device, self.factored.width);
@@ -48,20 +53,50 @@ impl<'a> Rounders<'a> {
         if !self.by_unit.contains_key(&unit) {
             self.by_unit.insert(unit, Rounder::new(device, &self.factored, unit, self.method)?);
         }
-        self.by_unit[&unit].round(ty, values, importance)
+        let rounder = self.by_unit.get_mut(&unit).expect("just made");
+        rounder.round(ty, values, importance)
     }
 }
 
 struct Uploaded {
     coupling: Coupling,
     to_target: Weight,
+    /// By the length of the blocks, made when a type needs them.
+    within: HashMap<usize, Vec<Within>>,
+}
+
+/// What [`recode`] needs to know of the columns of a block.
+struct Within {
+    coupling: Buffer,
+    metric: Buffer,
+    /// For descents.
+    moments: Option<Buffer>,
 }
 
 impl Uploaded {
     fn new(device: &Device, coupling: Coupling) -> Result<Self> {
         let (width, bytes) = (coupling.width, bytemuck::cast_slice(&coupling.to_target));
         let to_target = Weight::upload(device, "coupling", GgmlType::F32, width, width, bytes)?;
-        Ok(Uploaded { coupling, to_target })
+        Ok(Uploaded { coupling, to_target, within: HashMap::new() })
+    }
+
+    /// Makes what blocks of `block` columns need.
+    fn prepare(&mut self, device: &Device, block: usize, is_descent: bool) -> Result<()> {
+        if self.within.contains_key(&block) {
+            return Ok(());
+        }
+        let (coupling, unit) = (&self.coupling, self.coupling.unit);
+        let within = |first: usize| {
+            let moments = || device.upload("moments", &coupling.moments(first, block));
+            Ok(Within {
+                coupling: device.upload("coupling", &coupling.within(first, block))?,
+                metric: device.upload("metric", &coupling.metric[first * unit..(first + block) * unit])?,
+                moments: is_descent.then(moments).transpose()?,
+            })
+        };
+        let blocks = (0..coupling.width).step_by(block).map(within).collect::<Result<_>>()?;
+        self.within.insert(block, blocks);
+        Ok(())
     }
 }
 
@@ -82,8 +117,10 @@ impl<'a> Rounder<'a> {
 
     /// `values` `[rows, width]` in type `ty`, as the bytes of a GGUF tensor. Without feedback every block is first encoded by
     /// `importance` `[width]`.
-    pub fn round(&self, ty: GgmlType, values: &[f32], importance: &[f32]) -> Result<Vec<u8>> {
+    pub fn round(&mut self, ty: GgmlType, values: &[f32], importance: &[f32]) -> Result<Vec<u8>> {
         let (device, width, block) = (self.device, self.width, ty.block_len());
+        self.feedback.as_mut().map(|uploaded| uploaded.prepare(device, block, false)).transpose()?;
+        self.descent.as_mut().map(|uploaded| uploaded.prepare(device, block, true)).transpose()?;
         let rows = values.len() / width;
         let errors = device.alloc("errors", rows * width * size_of::<f32>())?;
         let mut panels = Vec::with_capacity(width / block);
@@ -98,7 +135,7 @@ impl<'a> Rounder<'a> {
                     let targets = self.targets(feedback, &weights, &errors, first, (rows, block))?;
                     let importance = device.upload("importance", &feedback.coupling.diagonal(first..first + block))?;
                     let blocks = encode(device, ty, &targets, &importance, rows, block)?;
-                    self.settle(feedback, &blocks, (&targets, &weights), &errors, first, false)?;
+                    self.settle(feedback, &blocks, (&targets, &weights), &errors, first)?;
                     blocks
                 }
                 (None, Some(bytes)) => {
@@ -116,7 +153,7 @@ impl<'a> Rounder<'a> {
             let descent = self.descent.as_ref().expect("made for a method with descents");
             for Panel { first, weights, blocks } in &panels {
                 let targets = self.targets(descent, weights, &errors, *first, (rows, block))?;
-                self.settle(descent, blocks, (&targets, weights), &errors, *first, true)?;
+                self.settle(descent, blocks, (&targets, weights), &errors, *first)?;
             }
         }
         let blocks = panels.iter().map(|panel| panel.blocks.download(device)).collect::<Result<Vec<_>>>()?;
@@ -163,14 +200,10 @@ impl<'a> Rounder<'a> {
         (targets, weights): (&Buffer, &Buffer),
         errors: &Buffer,
         first: usize,
-        coded: bool,
     ) -> Result<()> {
-        let (device, coupling, block) = (self.device, &uploaded.coupling, blocks.cols);
-        let unit = coupling.unit;
-        let within = device.upload("coupling", &coupling.within(first, block))?;
-        let metric = device.upload("metric", &coupling.metric[first * unit..(first + block) * unit])?;
-        let inputs = RecodeInputs { targets, weights, coupling: &within, metric: &metric, coded };
-        recode(device, blocks, &inputs, errors, (coupling.width, first))
+        let Within { coupling, metric, moments } = &uploaded.within[&blocks.cols][first / blocks.cols];
+        let inputs = RecodeInputs { targets, weights, coupling, metric, moments: moments.as_ref() };
+        recode(self.device, blocks, &inputs, errors, (self.width, first))
     }
 }
 

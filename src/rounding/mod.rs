@@ -1,7 +1,8 @@
 //! Choosing codes with all of a layer's second moments H in view: errors of columns make good each other.
-//! [`hessian`] gathers H, [`coupling`] says what one column's error asks of the others, [`feedback`] rounds.
+//! [`hessian`] gathers H, [`drift`] makes up for layers that are quantized already, [`coupling`] says what one column's error asks of the others, [`feedback`] rounds.
 
 pub mod coupling;
+pub mod drift;
 pub mod feedback;
 pub mod hessian;
 
@@ -15,9 +16,20 @@ pub struct Method {
     pub feedback: bool,
     /// Times that all columns are rounded again with the errors of all others in view.
     pub descents: usize,
+    /// What the inputs of a layer are taken to be.
+    pub prefix: Prefix,
+}
+
+/// The layers before the one that is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// As they are in the original model.
+    Original,
+    /// As rounded: a layer makes up for what those before it have lost.
+    Quantized,
 }
 
 impl Method {
     /// Every block for itself, by importance alone.
-    pub const PLAIN: Method = Method { feedback: false, descents: 0 };
+    pub const PLAIN: Method = Method { feedback: false, descents: 0, prefix: Prefix::Original };
 }

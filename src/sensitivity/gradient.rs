@@ -13,6 +13,7 @@ use crate::forward::tap::Tap;
 use crate::imatrix::Imatrix;
 use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;
+use crate::kernels::gram::Columns;
 use crate::progress::Progress;
 use crate::rounding::hessian::{self, Moments};
 use crate::source::Model;
@@ -135,13 +136,14 @@ impl Tap for GradientTap<'_> {
         let directions = self.device.upload("directions of gradients", &values)?;
         if hessian::fits(self.device, width) {
             if self.embedding_moments.is_none() {
-                self.embedding_moments = Some(Moments::zeroed(self.device, width)?);
+                self.embedding_moments = Some(Moments::zeroed(self.device, width, width)?);
             }
             let moments = self.embedding_moments.as_mut().expect("set above");
-            let seq_len = self.seq_len;
-            hessian::texts(self.device, &directions, (ids.len(), width), seq_len, |text| {
-                moments.add(self.device, text, seq_len, width)
-            })?;
+            let shape = (ids.len(), width);
+            for index in 0..ids.len() / self.seq_len {
+                let text = hessian::text(self.device, &directions, shape, self.seq_len, index)?;
+                moments.add(self.device, &Columns::all(&text, width), self.seq_len)?;
+            }
         }
         self.gather(None, &directions, ids.len(), width)
     }

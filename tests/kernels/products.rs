@@ -1,7 +1,7 @@
 //! matmul, matmul_rows, matmul_transposed, gram, and the weights they read.
 
 use dq_gpu::device::{Device, shader};
-use dq_gpu::kernels::gram::{gram, gram_rows};
+use dq_gpu::kernels::gram::{Columns, cross_gram, gram};
 use dq_gpu::kernels::matmul::{matmul, matmul_rows};
 use dq_gpu::kernels::matmul_transposed::matmul_transposed;
 use dq_gpu::kernels::weight::Weight;
@@ -166,18 +166,40 @@ fn gram_accumulates_and_stays_symmetric() {
         let want: Vec<f64> = product(&columns, &columns, [k, k, n]).iter().map(|v| 2.0 * v).collect();
         for dev in devices() {
             let (xb, hb) = (dev.upload("x", &x).unwrap(), dev.alloc("h", k * k * 4).unwrap());
-            gram(&dev, &xb, &hb, n, k).unwrap();
-            gram(&dev, &xb, &hb, n, k).unwrap();
+            let x = Columns::all(&xb, k);
+            gram(&dev, &x, &hb, n).unwrap();
+            gram(&dev, &x, &hb, n).unwrap();
             let got: Vec<f32> = dev.read(&hb).unwrap();
             assert_close(&format!("gram {n} x {k} on {}", dev.name()), &got, &want, 1e-12);
             assert!((0..k * k).all(|i| got[i] == got[i % k * k + i / k]), "symmetric on {}", dev.name());
-            let rows = 2..k - 1;
-            let panel = dev.alloc("panel", rows.len() * k * 4).unwrap();
-            gram_rows(&dev, &xb, &panel, n, k, rows.clone()).unwrap();
-            gram_rows(&dev, &xb, &panel, n, k, rows.clone()).unwrap();
-            let want = &want[rows.start * k..rows.end * k];
-            assert_close(&format!("rows of gram {n} x {k}"), &dev.read(&panel).unwrap(), want, 1e-12);
-            assert!(gram_rows(&dev, &xb, &panel, n, k, 1..k + 1).is_err());
+            let part = Columns { range: 2..k - 1, ..x };
+            let (side, square) = (k - 3, dev.alloc("part", (k - 3) * (k - 3) * 4).unwrap());
+            (0..2).for_each(|_| gram(&dev, &part, &square, n).unwrap());
+            let want: Vec<f64> = (0..side * side).map(|i| want[(2 + i / side) * k + 2 + i % side]).collect();
+            assert_close(&format!("part of gram {n} x {k}"), &dev.read(&square).unwrap(), &want, 1e-12);
+            assert!(gram(&dev, &Columns { range: 1..k + 1, ..part }, &square, n).is_err());
+        }
+    }
+}
+
+#[test]
+fn cross_gram_is_the_product_of_some_columns() {
+    for [n, k, m] in [[3, 5, 70], [40, 300, 64], [17, 130, 9]] {
+        let mut random = Random::new(12);
+        let (x, y, before) = (random.normals(n * k, 1.0), random.normals(n * m, 1.0), random.normals(k * m, 1.0));
+        let (cols, part) = (1..k, 2..m - 1);
+        let left: Vec<f64> =
+            cols.clone().flat_map(|i| (0..n).map(move |t| (t, i))).map(|(t, i)| f64::from(x[t * k + i])).collect();
+        let right: Vec<f64> =
+            part.clone().flat_map(|j| (0..n).map(move |t| (t, j))).map(|(t, j)| f64::from(y[t * m + j])).collect();
+        let sums = product(&left, &right, [cols.len(), part.len(), n]);
+        let want: Vec<f64> = sums.iter().zip(&before).map(|(sum, before)| sum + f64::from(*before)).collect();
+        for dev in devices() {
+            let (xb, yb) = (dev.upload("x", &x).unwrap(), dev.upload("y", &y).unwrap());
+            let hb = dev.upload("h", &before[..cols.len() * part.len()]).unwrap();
+            let (x, y) = (Columns { range: cols.clone(), ..Columns::all(&xb, k) }, Columns::all(&yb, m));
+            cross_gram(&dev, &x, &Columns { range: part.clone(), ..y }, &hb, n).unwrap();
+            assert_close(&format!("{n}, {k} x {m} on {}", dev.name()), &dev.read(&hb).unwrap(), &want, 1e-12);
         }
     }
 }

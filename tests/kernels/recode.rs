@@ -5,6 +5,7 @@ use dq_gpu::kernels::encode::encode;
 use dq_gpu::kernels::recode::{RecodeInputs, recode};
 use dq_gpu::kernels::weight::Weight;
 use dq_gpu::quant::{self, GgmlType, recode::unit};
+use dq_gpu::rounding::coupling::Factored;
 
 use crate::common::{self, Random};
 
@@ -18,7 +19,8 @@ struct Case {
     metric: Vec<f32>,
     errors: Vec<f32>,
     bytes: Vec<u8>,
-    coded: bool,
+    /// Of blocks whose errors are those of their codes.
+    moments: Option<Vec<f32>>,
 }
 
 const BEFORE: usize = 5;
@@ -54,11 +56,11 @@ impl Case {
             }
         }
         let coupling = random.normals(block * block, 0.6 / (block as f32).sqrt());
-        Case { ty, rows, weights, targets, coupling, metric, errors, bytes, coded: false }
+        Case { ty, rows, weights, targets, coupling, metric, errors, bytes, moments: None }
     }
 
-    /// With the errors of the codes in the blocks.
-    fn coded(mut self) -> Case {
+    /// With the errors of the codes in the blocks, and couplings as descents have them.
+    fn coded(mut self, random: &mut Random) -> Case {
         let (block, cols) = (self.ty.block_len(), self.cols());
         let mut decoded = vec![0.0; self.weights.len()];
         quant::decode(self.ty, &self.bytes, &mut decoded).unwrap();
@@ -67,7 +69,13 @@ impl Case {
                 errors[BEFORE + j] = self.weights[row * block + j] - decoded[row * block + j];
             }
         }
-        self.coded = true;
+        let directions = random.normals(4 * block, 1.0);
+        let shared = |i: usize, j: usize| (0..4).map(|d| directions[d * block + i] * directions[d * block + j]).sum();
+        let h: Vec<f32> = (0..block * block).map(|at| shared(at / block, at % block)).collect();
+        let descent = Factored::new(h, block, 0.2).unwrap().descent(unit(self.ty).unwrap());
+        self.coupling = descent.within(0, block);
+        self.moments = Some(descent.moments(0, block));
+        self.metric = descent.metric;
         self
     }
 
@@ -83,12 +91,13 @@ impl Case {
     fn in_slabs(&self, device: &Device, small: &Device) -> Recoded {
         let upload = |values: &[f32]| device.upload("input", values).unwrap();
         let blocks = Weight::upload(small, "blocks", self.ty, self.rows, self.ty.block_len(), &self.bytes).unwrap();
+        let moments = self.moments.as_deref().map(upload);
         let inputs = RecodeInputs {
             targets: &upload(&self.targets),
             weights: &upload(&self.weights),
             coupling: &upload(&self.coupling),
             metric: &upload(&self.metric),
-            coded: self.coded,
+            moments: moments.as_ref(),
         };
         let errors = upload(&self.errors);
         recode(device, &blocks, &inputs, &errors, (self.cols(), BEFORE)).unwrap();
@@ -152,7 +161,7 @@ fn a_gpu_recodes_as_the_cpu() {
             let case = Case::new(ty, rows, &mut random);
             assert_ne!(case.on(&Device::cpu()).bytes, case.bytes, "{ty}: nothing to do");
             assert_same_codes(&case);
-            assert_same_codes(&case.coded());
+            assert_same_codes(&case.coded(&mut random));
         }
     }
 }
@@ -170,6 +179,10 @@ fn degenerate_blocks_are_recoded_the_same() {
         case.coupling.fill(0.0);
         case.weights.fill(0.0);
         assert_same_codes(&case);
+        let mut coded = case.coded(&mut random);
+        assert_same_codes(&coded);
+        coded.moments.as_mut().unwrap().fill(0.0);
+        assert_same_codes(&coded);
     }
 }
 
