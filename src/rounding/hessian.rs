@@ -254,8 +254,8 @@ mod tests {
     #[test]
     fn panels_fit_the_memory_and_begin_with_blocks() {
         let device = Device::cpu();
-        assert_eq!(panels(&device, 4096, 4 << 30), [0..4096]);
-        assert_eq!(panels(&device, 80, 1 << 30), [0..80]);
+        assert_eq!(panels(&device, 4096, 4 << 30), vec![0..4096]);
+        assert_eq!(panels(&device, 80, 1 << 30), vec![0..80]);
         for (width, memory) in [(14336, 4usize << 30), (28672, 1 << 30), (2880, 100 << 20), (1000, 1 << 20)] {
             let panels = panels(&device, width, memory);
             assert!(panels.len() > 1);
