@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dq_gpu::calibration::Chunks;
 use dq_gpu::device::{Buffer, Device};
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         base: &base,
         quant: &quant,
         imatrix: Imatrix::read(&options.imatrix)?,
-        hessians: HessianTap::new(&device, chunks.ctx, None),
+        hessians: HessianTap::new(&device, chunks.ctx, None, usize::MAX),
         found: quant.iter().map(|_| BTreeMap::new()).collect(),
     };
     stream.final_states(&base, 0..chunks.ctx, &mut meter, &Silent)?;
@@ -96,7 +96,8 @@ impl Tap for Meter<'_> {
 
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
-            let moments = hessian.judge_matrix(self.device)?;
+            let [panel] = hessian.panels.as_slice() else { bail!("--device: an input's second moments do not fit") };
+            let moments = panel.judge_matrix(self.device)?;
             for name in &hessian.weights {
                 let tensor = self.base.require(name)?;
                 let Some(weights) = importance(&self.imatrix, tensor) else { continue };
