@@ -79,6 +79,26 @@ fn assert_same_tensors(a: &GgufFile, b: &GgufFile) {
     }
 }
 
+/// With text left that rounding has not seen, the file is compared with the plain encoding of its plan.
+#[test]
+fn rounding_must_lower_the_kl() {
+    let folder = Folder::new();
+    let output = folder.at("out.gguf");
+    let options = ["--device", "cpu", "--ctx", "64", "--chunks", "420", "--pure", "Q4_0"];
+    let report = run(&[&["quantize", SMALL, "-o", &output], &options[..]].concat());
+    let (rounded, plain) = (figure(&report["rounding"], "rounded"), figure(&report["rounding"], "plain"));
+    assert!(0.0 < rounded && rounded < plain, "{report}");
+    assert_eq!(report["rounding"]["tokens"], 36 * 64, "what is left of 420 chunks after 24,576 tokens");
+    assert_eq!(keys(&report["seconds"]), ["importance", "sensitivity", "plan", "write", "guard", "prove"]);
+
+    let alone = folder.at("alone.gguf");
+    let report =
+        run(&[&["quantize", SMALL, "-o", &alone, "--rounding", "search", "--effort", "fast"], &options[..]].concat());
+    assert_eq!(report["rounding"], Value::Null);
+    let measured = |file: &str| figure(&run(&[&["kld", SMALL, file], &QUICK[..]].concat()), "mean_kld");
+    assert!(measured(&output) < measured(&alone));
+}
+
 #[test]
 fn the_report_agrees_with_the_file() {
     let folder = Folder::new();
