@@ -1,8 +1,8 @@
 //! What rounding with feedback costs beside encoding every block alone, as inputs get wider.
 //!
-//!     cargo bench --bench rounding -- [--device NAME] [WIDTH...]
+//!     cargo bench --bench rounding -- [--device NAME] [--type NAME] [WIDTH...]
 //!
-//! For each width: seconds to factor H (once per input and layer), and million weights per second of a matrix of 1,024 rows, for
+//! For each width: seconds to factor H and to invert it for `--prefix quantized` (once per input and layer), and million weights per second of a matrix of 1,024 rows, for
 //! plain encoding, feedback, and feedback with two descents. Then the peak memory of the process so far.
 
 use std::time::Instant;
@@ -20,31 +20,36 @@ const TYPES: [GgmlType; 4] = [GgmlType::Q4_K, GgmlType::Q2_K, GgmlType::IQ3_S, G
 
 fn main() -> Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let named = arguments.iter().position(|argument| argument == "--device");
-    let device = match named {
-        Some(at) => Device::open(&arguments.drain(at..at + 2).nth(1).unwrap_or_default())?,
-        None => Device::cpu(),
+    let mut option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.drain(at..at + 2).nth(1)
     };
+    let device = option("--device").map_or(Ok(Device::cpu()), |name| Device::open(&name))?;
+    let types = option("--type").and_then(|name| GgmlType::from_name(&name)).map_or(TYPES.to_vec(), |ty| vec![ty]);
     let mut widths: Vec<usize> = arguments.iter().map(|argument| argument.parse()).collect::<Result<_, _>>()?;
     if widths.is_empty() {
         widths = vec![1024, 2048, 4096];
     }
     println!("{}", device.name());
-    println!("| width | factor H, s | type | plain, Mw/s | feedback | with two descents | peak memory, MiB |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| width | factor H, s | invert | type | plain, Mw/s | feedback | with two descents | peak memory, MiB |");
+    println!("|---|---|---|---|---|---|---|---|");
     for width in widths {
-        measure(&device, width)?;
+        measure(&device, &types, width)?;
     }
     Ok(())
 }
 
-fn measure(device: &Device, width: usize) -> Result<()> {
+fn measure(device: &Device, types: &[GgmlType], width: usize) -> Result<()> {
     let (h, values) = (second_moments(width), noise(7, ROWS * width));
     let importance: Vec<f32> = (0..width).map(|j| h[j * width + j]).collect();
     let start = Instant::now();
-    Factored::new(h.clone(), width, DAMPING)?;
+    let factored = Factored::new(h.clone(), width, DAMPING)?;
     let factor = start.elapsed().as_secs_f64();
-    for ty in TYPES {
+    let start = Instant::now();
+    drop(factored.inverse());
+    let invert = start.elapsed().as_secs_f64();
+    drop(factored);
+    for ty in types.iter().copied() {
         let (x, weights) = (device.upload("weights", &values)?, device.upload("importance", &importance)?);
         let plain = seconds(|| encode(device, ty, &x, &weights, ROWS, width)?.download(device).map(drop))?;
         let mut rounded = [0.0; 2];
@@ -57,7 +62,7 @@ fn measure(device: &Device, width: usize) -> Result<()> {
         }
         let rate = |seconds: f64| (ROWS * width) as f64 / seconds * 1e-6;
         println!(
-            "| {width} | {factor:.2} | {ty} | {:.1} | {:.2} | {:.2} | {} |",
+            "| {width} | {factor:.2} | {invert:.2} | {ty} | {:.1} | {:.2} | {:.2} | {} |",
             rate(plain),
             rate(rounded[0]),
             rate(rounded[1]),
