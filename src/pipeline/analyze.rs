@@ -207,10 +207,10 @@ impl<'a> Weigher<'a> {
 
     /// For a tensor that is the token embedding too.
     fn two_roles(&self, tensor: &Tensor, hessian: &Hessian) -> Result<Option<Panel<'a>>> {
-        let [whole] = hessian.panels.as_slice() else { return Ok(None) };
-        let fit = whole.fit.h(self.device)?;
-        let Some(mixture) = role_mixture(self.inputs.sensitivities, &tensor.name, &fit) else { return Ok(None) };
-        let mut judges = vec![Rc::new(whole.judge_matrix(self.device)?)];
+        let Some(mixture) = role_mixture(self.device, self.inputs.sensitivities, &tensor.name, hessian)? else {
+            return Ok(None);
+        };
+        let mut judges = vec![Rc::new(hessian.panels[0].judge_matrix(self.device)?)];
         judges.extend(self.embedding_judge(tensor)?);
         Ok(Some(Panel { cols: 0..tensor.cols, judges, rounders: self.rounders(mixture, tensor.cols)? }))
     }
@@ -228,15 +228,20 @@ impl<'a> Weigher<'a> {
 }
 
 /// The second moments to round with for a tensor that is read by a linear layer and is the token embedding too: those of both
-/// roles, each counting what its errors cost. None for tensors of one role.
-pub fn role_mixture(sensitivities: &Sensitivities, name: &str, input: &[f32]) -> Option<Vec<f32>> {
-    let factors = sensitivities.factors.get(name)?;
-    let [reader, embedding] = factors.as_slice() else { return None };
-    let gradient = sensitivities.embedding_moments.as_ref()?;
+/// roles, each counting what its errors cost. None for tensors of one role, and where the input is seen in panels.
+pub fn role_mixture(
+    device: &Device,
+    sensitivities: &Sensitivities,
+    name: &str,
+    hessian: &Hessian,
+) -> Result<Option<Vec<f32>>> {
+    let Some([reader, embedding]) = sensitivities.factors.get(name).map(Vec::as_slice) else { return Ok(None) };
+    let Some(gradient) = &sensitivities.embedding_moments else { return Ok(None) };
+    let [whole] = hessian.panels.as_slice() else { return Ok(None) };
     let worth = |factor: &Factor| factor.rows.iter().map(|row| f64::from(*row)).sum::<f64>() as f32;
     // to eight bits: the last bits of sums over tokens would change every code that follows
     let ratio = half::bf16::from_f32(worth(embedding) / worth(reader).max(f32::MIN_POSITIVE)).to_f32();
-    Some(input.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect())
+    Ok(Some(whole.fit.h(device)?.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect()))
 }
 
 fn candidates(

@@ -146,9 +146,9 @@ impl Rounding<'_, '_> {
         for name in &hessian.weights {
             let Some(ty) = self.types.get(name).copied() else { continue };
             let tensor = self.model.require(name)?;
-            let mixture = match (self.inputs.sensitivities, hessian.panels.as_slice()) {
-                (Some(known), [whole]) => role_mixture(known, name, &whole.fit.h(device)?),
-                _ => None,
+            let mixture = match self.inputs.sensitivities {
+                Some(known) => role_mixture(device, known, name, hessian)?,
+                None => None,
             };
             match mixture {
                 Some(h) => self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?])?,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::sample::{Sample, columns};
-use crate::device::Device;
+use crate::device::{Buffer, Device};
 use crate::kernels::encode::encode;
 use crate::kernels::weight::Weight;
 use crate::quant::GgmlType;
@@ -62,18 +62,20 @@ impl<'a> Panel<'a> {
         let Some(judge) = &self.judge else { return Ok(Way::Rounded) };
         let part = sample.columns(self.cols.clone())?;
         let importance = device.upload("importance", &weights[self.cols.clone()])?;
-        let plain = judge.cost(device, &part, &part.encode(ty, &importance)?)?;
+        let missed = judge.missed(device, &part)?;
+        let cost = |encoded: &Weight| judge.cost(&part, encoded, missed.as_ref());
+        let plain = cost(&part.encode(ty, &importance)?)?;
         let mut wanted = part.values.clone();
         let mut way = Way::Rounded;
         if let Some(repair) = &self.repair {
             let shift = repair.shift(device, &part.values, part.rows.iter().copied())?;
             let repaired: Vec<f32> = part.values.iter().zip(&shift).map(|(value, shift)| value + shift).collect();
-            if judge.cost(device, &part, &part.upload(GgmlType::F32, bytemuck::cast_slice(&repaired))?)? < 0.0 {
+            if cost(&part.upload(GgmlType::F32, bytemuck::cast_slice(&repaired))?)? < 0.0 {
                 (wanted, way) = (repaired, Way::Repaired);
             }
         }
         let rounded = self.rounders.round(ty, &wanted, &weights[self.cols.clone()])?;
-        let rounded = judge.cost(device, &part, &part.upload(ty, &rounded)?)?;
+        let rounded = cost(&part.upload(ty, &rounded)?)?;
         Ok(if rounded < plain { way } else { Way::Plain })
     }
 
@@ -101,13 +103,18 @@ impl<'a> Panel<'a> {
 }
 
 impl Judge {
-    /// The mean square of what the outputs of the sampled rows are off by, less that of the original weights.
-    fn cost(&self, device: &Device, sample: &Sample, encoded: &Weight) -> Result<f64> {
-        let errors = sample.total(&sample.errors(encoded, &self.h)?, None);
-        let Some(drift) = &self.drift else { return Ok(errors) };
+    /// E[missed x'^T] of the sampled rows, where that is known.
+    fn missed(&self, device: &Device, sample: &Sample) -> Result<Option<Buffer>> {
+        let Some(drift) = &self.drift else { return Ok(None) };
         let values = device.upload("sampled rows", &sample.values)?;
-        let missed = drift.missed(device, &values, sample.rows.iter().copied())?;
-        Ok(errors - 2.0 * sample.total(&sample.products(encoded, &missed)?, None))
+        drift.missed(device, &values, sample.rows.iter().copied()).map(Some)
+    }
+
+    /// The mean square of what the outputs of the sampled rows are off by, less that of the original weights.
+    fn cost(&self, sample: &Sample, encoded: &Weight, missed: Option<&Buffer>) -> Result<f64> {
+        let errors = sample.total(&sample.errors(encoded, &self.h)?, None);
+        let Some(missed) = missed else { return Ok(errors) };
+        Ok(errors - 2.0 * sample.total(&sample.products(encoded, missed)?, None))
     }
 }
 
