@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::quantize::{Draft, HESSIAN_TOKENS, Job, Knowledge};
+use super::learn::Knowledge;
+use super::quantize::{Draft, HESSIAN_TOKENS, Job};
 use super::reference::{Reference, mean};
 use super::refine::Tuning;
 use crate::forward::Stream;

@@ -3,6 +3,7 @@
 
 mod analyze;
 pub mod guard;
+pub mod learn;
 mod listen;
 mod metadata;
 mod probe;

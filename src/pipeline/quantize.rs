@@ -6,35 +6,26 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::guard::Guard;
+use super::learn::Knowledge;
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::reference::{Reference, mean};
 use super::refine::{Round, TUNING_TOKENS, Tuning, moved, repredicted};
-use super::{
-    AnalysisInputs, FileInputs, ProbeInputs, Provenance, RoundingInputs, Scoring, analyze, bare_analysis, listen,
-    output_metadata, probe, prove, sense, write,
-};
+use super::{FileInputs, Provenance, RoundingInputs, Scoring, bare_analysis, output_metadata, prove, write};
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::{Stream, StreamOptions};
-use crate::gguf::{GgufWriter, Metadata, Value};
+use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
 use crate::kld::{Report, compare};
 use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, solve_for};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::Method;
-use crate::sensitivity::probe::{Probes, groups, unit_factors};
-use crate::sensitivity::{Sensitivities, SweepOptions, Way};
+use crate::sensitivity::Way;
 use crate::source::Model;
-
-/// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
-const SWEEP_TOKENS: usize = 16 << 10;
 
 /// Tokens behind the second moments with which errors are weighed.
 pub(super) const HESSIAN_TOKENS: usize = 24 << 10;
-
-/// Tokens of the group probes: enough to tell the worst 2 in 1000 from the others.
-const PROBE_TOKENS: usize = 16 << 10;
 
 /// Times that a plan for `--max-kld` is tightened after its file was measured.
 const TIGHTENINGS: usize = 4;
@@ -51,12 +42,12 @@ pub enum Goal {
 
 impl Goal {
     /// Whether errors and sensitivities must be known, or names and shapes are enough.
-    fn needs_analysis(&self) -> bool {
+    pub(super) fn needs_analysis(&self) -> bool {
         matches!(self, Goal::Target(Target::Size(_) | Target::Bpw(_) | Target::MaxKld(_)))
     }
 
     /// Whether anything is encoded by importance. Plain floats are not: they are conversions.
-    fn needs_importance(&self, rules: &[Rule]) -> bool {
+    pub(super) fn needs_importance(&self, rules: &[Rule]) -> bool {
         !matches!(self, Goal::Target(Target::Pure(ty)) if !ty.is_quantized() && rules.is_empty())
     }
 }
@@ -111,15 +102,6 @@ pub struct Outcome {
     pub rounds: Vec<Round>,
     /// Name and seconds of each step, in order.
     pub steps: Vec<(String, f64)>,
-}
-
-/// Errors, sensitivities and importance, as far as a goal needs them.
-pub struct Knowledge {
-    pub analysis: Analysis,
-    /// None where the goal has no use for it.
-    pub imatrix: Option<Imatrix>,
-    pub sensitivities: Option<Sensitivities>,
-    pub provenance: Provenance,
 }
 
 impl Job<'_> {
@@ -287,135 +269,19 @@ impl Job<'_> {
         self.targets().try_for_each(|target| check_budget(&bare, target, &self.constraints, self.types))
     }
 
-    fn targets(&self) -> impl Iterator<Item = &Target> {
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
         self.goals.iter().filter_map(|goal| match goal {
             Goal::Target(target) => Some(target),
             Goal::Plan(_) => None,
         })
     }
 
-    fn provenance(&self) -> Provenance {
+    pub(super) fn provenance(&self) -> Provenance {
         Provenance {
             imatrix_name: self.imatrix.as_ref().map_or(self.dataset, |(_, name)| name).to_string(),
             calibration_hash: self.calibration.hash.clone(),
             heldout_hash: self.heldout.hash.clone(),
         }
-    }
-
-    /// Listens, senses and weighs, as far as the goal needs it.
-    pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
-        let mut provenance = self.provenance();
-        if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
-            provenance.calibration_hash.clear();
-            let metadata = output_metadata(self.model, None, &provenance, None);
-            let analysis = bare_analysis(self.model, &metadata, "")?;
-            return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance });
-        }
-        let imatrix = match &self.imatrix {
-            Some((imatrix, _)) => imatrix.clone(),
-            None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
-        };
-        clock.lap("importance");
-        let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
-        let bare = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
-        let needs_analysis = self.goals.iter().any(Goal::needs_analysis);
-        if !needs_analysis && self.rounding == Method::PLAIN {
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
-        }
-        if !needs_analysis && self.sensitivity == Way::Probes {
-            // rounding would use gradients at the embedding, which probes do not give
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
-        }
-        let mut probes = None;
-        let sensitivities = match self.sensitivity {
-            Way::Sweep => self.sweep(&imatrix, progress)?,
-            Way::Probes => {
-                let found = self.probe(&bare, &imatrix, progress)?;
-                let sensitivities = self.probed_factors(&found, &imatrix, &metadata, progress)?;
-                probes = Some(found);
-                sensitivities
-            }
-        };
-        clock.lap("sensitivity");
-        if !needs_analysis {
-            let sensitivities = Some(sensitivities);
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities, provenance });
-        }
-        // What any of the targets may use.
-        let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, &bare)).collect();
-        let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
-        let types: Vec<GgmlType> = self.types.iter().copied().filter(is_considered).collect();
-        let inputs = AnalysisInputs {
-            model: self.model,
-            imatrix: &imatrix,
-            sensitivities: &sensitivities,
-            calibration_hash: &self.calibration.hash,
-            types: &types,
-            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
-            memory: self.memory,
-            rounding: self.rounding,
-            metadata: &metadata,
-        };
-        let mut analysis = analyze(self.device, &inputs, progress)?;
-        analysis.sensitivity = self.sensitivity.name().to_owned();
-        clock.lap("weigh");
-        if self.probes || self.objective != Objective::Mean {
-            let found = match probes {
-                Some(found) => found,
-                None => self.probe(&analysis, &imatrix, progress)?,
-            };
-            analysis.probes = Some(found);
-            clock.lap("probe");
-        }
-        Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance })
-    }
-
-    fn sweep(&self, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Sensitivities> {
-        let text = self.calibration.prefix(SWEEP_TOKENS / self.calibration.ctx);
-        let options = SweepOptions { seed: self.seed };
-        sense(self.device, self.model, &text, self.calibration, imatrix, options, self.memory, progress)
-    }
-
-    /// Probes the groups of `analysis`, whose predictions spare trials if it has any.
-    fn probe(&self, analysis: &Analysis, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Probes> {
-        let ties = [&analysis.ties[..], &self.constraints.ties].concat();
-        let inputs = ProbeInputs {
-            model: self.model,
-            imatrix,
-            groups: &groups(analysis.quantizable().map(|tensor| tensor.name.as_str()), &ties),
-            chunks: &self.calibration.prefix(PROBE_TOKENS / self.calibration.ctx),
-            memory: self.memory,
-            predicted: &|name, ty| Some(analysis.tensor(name)?.candidate(ty)?.predicted),
-        };
-        probe(self.device, &inputs, progress)
-    }
-
-    /// Sensitivities under which the predictions of the probes are what the probes measured.
-    fn probed_factors(
-        &self,
-        probes: &Probes,
-        imatrix: &Imatrix,
-        metadata: &Metadata,
-        progress: &dyn Progress,
-    ) -> Result<Sensitivities> {
-        let mut counts = vec![0u64; self.model.hparams.n_vocab];
-        self.calibration.tokens.iter().for_each(|id| counts[*id as usize] += 1);
-        let names = probes.groups.iter().flat_map(|group| group.types.keys());
-        let units = unit_factors(self.model, imatrix, &counts, names.map(String::as_str))?;
-        let inputs = AnalysisInputs {
-            model: self.model,
-            imatrix,
-            sensitivities: &units,
-            calibration_hash: &self.calibration.hash,
-            types: &probes.types(),
-            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
-            memory: self.memory,
-            // as the probes were encoded
-            rounding: Method::PLAIN,
-            metadata,
-        };
-        let errors = analyze(self.device, &inputs, progress)?;
-        probes.factors(units, |name, ty| errors.tensor(name)?.predicted(ty))
     }
 
     fn measure(&self, written: &Path, progress: &dyn Progress) -> Result<Report> {
