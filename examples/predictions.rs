@@ -19,6 +19,7 @@ use dq_gpu::forward::weights::WeightSource;
 use dq_gpu::forward::{FinalStatesOf, Side, Stream, StreamOptions, diverge};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::kernels::encode::encode;
+use dq_gpu::pipeline::checkpoint::Checkpoints;
 use dq_gpu::pipeline::importance;
 use dq_gpu::pipeline::quantize::{Clock, Goal, Job};
 use dq_gpu::plan::constraints::parse_types;
@@ -111,6 +112,7 @@ fn pairs(
         memory,
         rounds: 0,
         rounding: Method::PLAIN,
+        checkpoints: &Checkpoints::default(),
     };
     let known = job.learn(&mut Clock::default(), &Silent)?;
     let imatrix = known.imatrix.context("the analysis has no importance matrix")?;

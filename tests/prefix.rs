@@ -73,7 +73,7 @@ fn rounded(device: &Device, moments_budget: usize) -> HashMap<String, Vec<f32>> 
     let types = names.iter().map(|name| (name.to_string(), GgmlType::Q3_K)).collect();
     let method = Method { feedback: true, descents: 1, prefix: Prefix::Quantized };
     let memory = StreamOptions { moments_budget, ..StreamOptions::default() };
-    let inputs = RoundingInputs { method, chunks: &text, sensitivities: None, memory };
+    let inputs = RoundingInputs { method, chunks: &text, sensitivities: None, memory, kept: None };
     let mut written: HashMap<String, Vec<f32>> = HashMap::new();
     let mut sink = |tensor: &dq_gpu::source::Tensor, bytes: &[u8]| {
         let mut values = vec![0f32; bytes.len() / GgmlType::Q3_K.block_bytes() * 256];

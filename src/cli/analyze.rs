@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueHint};
 
 use super::Global;
-use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs};
+use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs, WorkArgs};
 use super::objective::SensitivityArgs;
 use super::output::{self, AnalyzeReport};
 use super::progress::Bars;
@@ -54,6 +54,8 @@ pub struct AnalyzeArgs {
     pub rounding: RoundingArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
@@ -63,7 +65,7 @@ pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
     let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.text.calibration);
     common::check_output(&args.output, inputs)?;
     let bars = global.bars()?;
-    let report = work(args, &bars)?;
+    let report = args.work.explain(work(args, &bars))?;
     drop(bars);
     output::print(global, &report)
 }
@@ -93,6 +95,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         rounding: args.rounding.method(),
         rounds: 0,
         memory: args.device.memory(),
+        checkpoints: &args.work.checkpoints()?,
     };
     let analysis = job.learn(&mut Clock::default(), bars)?.analysis;
     analysis.write(&args.output)?;

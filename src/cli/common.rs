@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueHint, value_parser};
 
+use super::progress::Interrupted;
 use super::size;
 use crate::device::Device;
 use crate::forward::StreamOptions;
 use crate::gguf::SplitName;
 use crate::imatrix::Imatrix;
+use crate::pipeline::checkpoint::Checkpoints;
 use crate::plan::constraints::{Demand, parse_types};
 use crate::plan::{Constraints, Profile, Rule};
 use crate::quant::{self, GgmlType};
@@ -55,6 +57,33 @@ impl DeviceArgs {
     /// How a pass through the model may use memory.
     pub fn memory(&self) -> StreamOptions {
         StreamOptions::within(usize::try_from(self.memory).unwrap_or(usize::MAX))
+    }
+}
+
+/// Where finished steps are kept.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub struct WorkArgs {
+    /// Keep what is done in this folder: the same command goes on from there after it was stopped, and other targets for the
+    /// same model start from its analysis. Needs as much room as the file that is written
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub work: Option<PathBuf>,
+}
+
+impl WorkArgs {
+    /// Opens the folder.
+    pub fn checkpoints(&self) -> Result<Checkpoints> {
+        self.work.as_deref().map_or(Ok(Checkpoints::default()), Checkpoints::open)
+    }
+
+    /// Says what is kept of work that was stopped.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(error), Some(folder)) = (&result, &self.work)
+            && error.is::<Interrupted>()
+        {
+            log::warn!("what is done is kept, and the same command goes on from there: `{}`", folder.display());
+        }
+        result
     }
 }
 

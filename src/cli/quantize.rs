@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::Global;
-use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs};
+use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs, WorkArgs};
 use super::objective::{ObjectiveArgs, SensitivityArgs};
 use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
@@ -74,6 +74,8 @@ pub struct QuantizeArgs {
     pub rounds: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
@@ -89,7 +91,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
         common::check_output(file, inputs.chain(&args.text.calibration))?;
     }
     let bars = global.bars()?;
-    let reports = work(args, &wanted, &files, &bars, global)?;
+    let reports = args.work.explain(work(args, &wanted, &files, &bars, global))?;
     drop(bars);
     if reports.len() > 1 && !global.json {
         output::print(global, &Ladder(reports))?;
@@ -127,6 +129,7 @@ fn work(
         rounding: args.rounding.method(),
         rounds: args.rounds.unwrap_or_else(|| args.rounding.effort.rounds()),
         memory: args.device.memory(),
+        checkpoints: &args.work.checkpoints()?,
     };
     let mut reports: Vec<QuantizeReport> = Vec::new();
     job.run(files, bars, |outcome| {

@@ -1,6 +1,7 @@
 //! Metadata values and their bytes. Everything is little-endian.
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 use super::MAX_LEN;
 use super::cursor::Cursor;
@@ -9,7 +10,7 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 /// One metadata value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     U8(u8),
     I8(i8),
@@ -27,7 +28,7 @@ pub enum Value {
 }
 
 /// A metadata array. Arrays do not nest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Array {
     U8(Vec<u8>),
     I8(Vec<i8>),

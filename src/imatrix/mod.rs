@@ -14,11 +14,12 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::gguf::Value;
 
 /// Importance matrix: statistics of the inputs of linear layers, by weight name (`blk.0.attn_q.weight`).
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Imatrix {
     pub entries: BTreeMap<String, Entry>,
     /// Names of the calibration texts.
@@ -32,7 +33,7 @@ pub struct Imatrix {
 }
 
 /// The statistics of one weight tensor.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Sum of x_j^2, `[matrices, cols]`.
     pub sum2: Vec<f64>,

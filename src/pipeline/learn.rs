@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::checkpoint::Key;
 use super::quantize::{Clock, Goal, HESSIAN_TOKENS, Job};
 use super::{AnalysisInputs, ProbeInputs, Provenance, analyze, bare_analysis, listen, output_metadata, probe, sense};
 use crate::gguf::Metadata;
@@ -26,75 +27,109 @@ pub struct Knowledge {
     pub imatrix: Option<Imatrix>,
     pub sensitivities: Option<Sensitivities>,
     pub provenance: Provenance,
+    /// What all of this depends on.
+    pub(super) key: Key,
 }
 
 impl Job<'_> {
     /// Listens, senses and weighs, as far as the goal needs it.
     pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
         let mut provenance = self.provenance();
+        let key = self.key();
         if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;
-            return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance });
+            return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance, key });
         }
         let imatrix = match &self.imatrix {
             Some((imatrix, _)) => imatrix.clone(),
-            None => listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)?,
+            None => self.checkpoints.step("importance", &key, || {
+                listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)
+            })?,
         };
         clock.lap("importance");
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
         let bare = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
+        let key = key.with_content("imatrix", &imatrix)?;
+        let mut known =
+            Knowledge { analysis: bare, imatrix: Some(imatrix.clone()), sensitivities: None, provenance, key };
         let needs_analysis = self.goals.iter().any(Goal::needs_analysis);
-        if !needs_analysis && self.rounding == Method::PLAIN {
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
+        // rounding alone uses gradients at the embedding, which probes do not give
+        if !needs_analysis && (self.rounding == Method::PLAIN || self.sensitivity == Way::Probes) {
+            return Ok(known);
         }
-        if !needs_analysis && self.sensitivity == Way::Probes {
-            // rounding would use gradients at the embedding, which probes do not give
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance });
-        }
+        known.key = known.key.with("sensitivity", (self.sensitivity, self.seed));
         let mut probes = None;
         let sensitivities = match self.sensitivity {
-            Way::Sweep => self.sweep(&imatrix, progress)?,
+            Way::Sweep => self.checkpoints.step("sensitivities", &known.key, || self.sweep(&imatrix, progress))?,
             Way::Probes => {
-                let found = self.probe(&bare, &imatrix, progress)?;
+                let found = self.probe(&known.analysis, &imatrix, &known.key, progress)?;
                 let sensitivities = self.probed_factors(&found, &imatrix, &metadata, progress)?;
                 probes = Some(found);
                 sensitivities
             }
         };
         clock.lap("sensitivity");
-        if !needs_analysis {
-            let sensitivities = Some(sensitivities);
-            return Ok(Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities, provenance });
+        if needs_analysis {
+            let types = self.considered(&known.analysis);
+            let key =
+                known.key.clone().with("types", &types).with("rounding", (self.rounding, self.memory.moments_budget));
+            let key = key.with("provenance", &known.provenance);
+            known.analysis = self.checkpoints.step("analysis", &key, || {
+                self.weigh(&imatrix, &sensitivities, &types, self.rounding, &metadata, progress)
+            })?;
+            known.analysis.sensitivity = self.sensitivity.name().to_owned();
+            clock.lap("weigh");
         }
-        // What any of the targets may use.
-        let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, &bare)).collect();
-        let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
-        let types: Vec<GgmlType> = self.types.iter().copied().filter(is_considered).collect();
-        let inputs = AnalysisInputs {
-            model: self.model,
-            imatrix: &imatrix,
-            sensitivities: &sensitivities,
-            calibration_hash: &self.calibration.hash,
-            types: &types,
-            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
-            memory: self.memory,
-            rounding: self.rounding,
-            metadata: &metadata,
-        };
-        let mut analysis = analyze(self.device, &inputs, progress)?;
-        analysis.sensitivity = self.sensitivity.name().to_owned();
-        clock.lap("weigh");
-        if self.probes || self.objective != Objective::Mean {
+        if needs_analysis && (self.probes || self.objective != Objective::Mean) {
             let found = match probes {
                 Some(found) => found,
-                None => self.probe(&analysis, &imatrix, progress)?,
+                None => self.probe(&known.analysis, &imatrix, &known.key, progress)?,
             };
-            analysis.probes = Some(found);
+            known.analysis.probes = Some(found);
             clock.lap("probe");
         }
-        Ok(Knowledge { analysis, imatrix: Some(imatrix), sensitivities: Some(sensitivities), provenance })
+        known.sensitivities = Some(sensitivities);
+        Ok(known)
+    }
+
+    /// What everything that is learned depends on.
+    fn key(&self) -> Key {
+        Key::new()
+            .with("model", self.model.fingerprint())
+            .with("device", self.device.name())
+            .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset))
+    }
+
+    /// The types that any of the targets may use.
+    fn considered(&self, bare: &Analysis) -> Vec<GgmlType> {
+        let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, bare)).collect();
+        let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
+        self.types.iter().copied().filter(is_considered).collect()
+    }
+
+    fn weigh(
+        &self,
+        imatrix: &Imatrix,
+        sensitivities: &Sensitivities,
+        types: &[GgmlType],
+        rounding: Method,
+        metadata: &Metadata,
+        progress: &dyn Progress,
+    ) -> Result<Analysis> {
+        let inputs = AnalysisInputs {
+            model: self.model,
+            imatrix,
+            sensitivities,
+            calibration_hash: &self.calibration.hash,
+            types,
+            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
+            memory: self.memory,
+            rounding,
+            metadata,
+        };
+        analyze(self.device, &inputs, progress)
     }
 
     fn sweep(&self, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Sensitivities> {
@@ -104,17 +139,19 @@ impl Job<'_> {
     }
 
     /// Probes the groups of `analysis`, whose predictions spare trials if it has any.
-    fn probe(&self, analysis: &Analysis, imatrix: &Imatrix, progress: &dyn Progress) -> Result<Probes> {
+    fn probe(&self, analysis: &Analysis, imatrix: &Imatrix, key: &Key, progress: &dyn Progress) -> Result<Probes> {
         let ties = [&analysis.ties[..], &self.constraints.ties].concat();
+        let groups = groups(analysis.quantizable().map(|tensor| tensor.name.as_str()), &ties);
         let inputs = ProbeInputs {
             model: self.model,
             imatrix,
-            groups: &groups(analysis.quantizable().map(|tensor| tensor.name.as_str()), &ties),
+            groups: &groups,
             chunks: &self.calibration.prefix(PROBE_TOKENS / self.calibration.ctx),
             memory: self.memory,
             predicted: &|name, ty| Some(analysis.tensor(name)?.candidate(ty)?.predicted),
         };
-        probe(self.device, &inputs, progress)
+        let key = key.clone().with("groups", &groups).with_content("analysis", analysis)?;
+        self.checkpoints.step("probes", &key, || probe(self.device, &inputs, progress))
     }
 
     /// Sensitivities under which the predictions of the probes are what the probes measured.
@@ -129,19 +166,8 @@ impl Job<'_> {
         self.calibration.tokens.iter().for_each(|id| counts[*id as usize] += 1);
         let names = probes.groups.iter().flat_map(|group| group.types.keys());
         let units = unit_factors(self.model, imatrix, &counts, names.map(String::as_str))?;
-        let inputs = AnalysisInputs {
-            model: self.model,
-            imatrix,
-            sensitivities: &units,
-            calibration_hash: &self.calibration.hash,
-            types: &probes.types(),
-            chunks: &self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx),
-            memory: self.memory,
-            // as the probes were encoded
-            rounding: Method::PLAIN,
-            metadata,
-        };
-        let errors = analyze(self.device, &inputs, progress)?;
+        // plain, as the probes were encoded
+        let errors = self.weigh(imatrix, &units, &probes.types(), Method::PLAIN, metadata, progress)?;
         probes.factors(units, |name, ty| errors.tensor(name)?.predicted(ty))
     }
 }

@@ -2,6 +2,7 @@
 //! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job.
 
 mod analyze;
+pub mod checkpoint;
 pub mod guard;
 pub mod learn;
 mod listen;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use super::checkpoint::Checkpoints;
 use super::guard::Guard;
 use super::learn::Knowledge;
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
@@ -78,6 +79,8 @@ pub struct Job<'a> {
     pub rounding: Method,
     /// Times that the plan may be moved after its file was measured.
     pub rounds: usize,
+    /// Where finished steps are kept.
+    pub checkpoints: &'a Checkpoints,
 }
 
 /// A plan and its file, which has no name yet.
@@ -120,7 +123,7 @@ impl Job<'_> {
             done(self.make(goal, output, &knowledge, clock, progress)?)?;
             clock = Clock::default();
         }
-        Ok(())
+        self.checkpoints.finish()
     }
 
     fn make(
@@ -206,12 +209,20 @@ impl Job<'_> {
         output: &Path,
         progress: &dyn Progress,
     ) -> Result<Draft> {
-        let Knowledge { imatrix, sensitivities, provenance, .. } = knowledge;
+        let Knowledge { imatrix, sensitivities, provenance, key, .. } = knowledge;
         let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
         let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
-        let rounding =
-            RoundingInputs { method, chunks: &chunks, sensitivities: sensitivities.as_ref(), memory: self.memory };
-        let rounding = (imatrix.is_some() && method != Method::PLAIN).then_some(&rounding);
+        let key = key.clone().with("plan", &plan.hash).with("rounding", (method, self.memory.moments_budget));
+        let is_rounded = imatrix.is_some() && method != Method::PLAIN;
+        let kept = if is_rounded { self.checkpoints.rounded(&key) } else { None };
+        let rounding = RoundingInputs {
+            method,
+            chunks: &chunks,
+            sensitivities: sensitivities.as_ref(),
+            memory: self.memory,
+            kept: kept.as_ref(),
+        };
+        let rounding = is_rounded.then_some(&rounding);
         let inputs =
             FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
         let writer = write(self.device, &inputs, output, progress)?;

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::analyze::{importance, role_mixture, slabs};
+use super::checkpoint::KeptTensors;
 use super::round_tensor::{Panel, TensorRounding};
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
@@ -28,6 +29,8 @@ pub struct RoundingInputs<'a> {
     /// What errors cost, where it is known: the embedding is rounded by it.
     pub sensitivities: Option<&'a Sensitivities>,
     pub memory: StreamOptions,
+    /// Where rounded tensors are kept, so that a job that was stopped goes on behind them.
+    pub kept: Option<&'a KeptTensors>,
 }
 
 /// Receives the bytes of some rows of a tensor, the first rows first.
@@ -46,20 +49,28 @@ pub fn round(
     sink: &mut Sink,
     progress: &dyn Progress,
 ) -> Result<()> {
+    let mut rounded = Rounded { model, kept: inputs.kept, restored: HashMap::new(), tensors: HashMap::new() };
+    let missing = rounded.restore(types, sink)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let step = match rounded.restored.len() {
+        0 => "rounding".to_owned(),
+        kept => format!("rounding, {kept} of {} kept", types.len()),
+    };
     let (chunks, held_out) = (inputs.chunks, HELD_OUT.min(inputs.chunks.len()));
     let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
     let held_out = (held_out > 1).then_some(held_out);
     let hessians = HessianTap::new(device, chunks.ctx, held_out, inputs.memory.moments_budget);
-    let rounded = Rounded { model, tensors: HashMap::new() };
-    let mut rounding = Rounding { device, model, types, imatrix, inputs, hessians, rounded, sink };
+    let mut rounding = Rounding { device, model, types: &missing, imatrix, inputs, hessians, rounded, sink };
     match inputs.method.prefix {
         Prefix::Original => {
-            progress.begin("rounding", stream.work());
+            progress.begin(&step, stream.work());
             stream.final_states(model, 0..chunks.ctx, &mut rounding, progress)?;
             rounding.round_embedding()?;
         }
         Prefix::Quantized => {
-            progress.begin("rounding", Lanes::work(&stream));
+            progress.begin(&step, Lanes::work(&stream));
             rounding.round_embedding()?;
             rounding.walk(&stream, progress)?;
         }
@@ -71,6 +82,7 @@ pub fn round(
 struct Rounding<'a, 'b> {
     device: &'a Device,
     model: &'a Model,
+    /// Of the tensors that are not rounded yet.
     types: &'a HashMap<String, GgmlType>,
     imatrix: Option<&'a Imatrix>,
     inputs: &'a RoundingInputs<'a>,
@@ -82,15 +94,38 @@ struct Rounding<'a, 'b> {
 /// The model with the tensors that a quantized lane still needs in their new types.
 struct Rounded<'a> {
     model: &'a Model,
+    kept: Option<&'a KeptTensors>,
+    /// Tensors that an earlier run has kept, read again when they are needed.
+    restored: HashMap<String, GgmlType>,
+    /// Tensors of this layer.
     tensors: HashMap<String, (GgmlType, Vec<u8>)>,
+}
+
+impl Rounded<'_> {
+    /// Gives the sink what is kept of `types`; returns the others.
+    fn restore(&mut self, types: &HashMap<String, GgmlType>, sink: &mut Sink) -> Result<HashMap<String, GgmlType>> {
+        let mut missing = types.clone();
+        let Some(kept) = self.kept else { return Ok(missing) };
+        for (name, ty) in types {
+            let tensor = self.model.require(name)?;
+            if let Some(bytes) = kept.read(tensor, *ty)? {
+                sink(tensor, &bytes)?;
+                missing.remove(name);
+                self.restored.insert(name.clone(), *ty);
+            }
+        }
+        Ok(missing)
+    }
 }
 
 impl WeightSource for Rounded<'_> {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
-        match self.tensors.get(&tensor.name) {
-            Some((ty, bytes)) => Ok((*ty, Cow::Borrowed(bytes))),
-            None => self.model.read(tensor),
+        if let Some((ty, bytes)) = self.tensors.get(&tensor.name) {
+            return Ok((*ty, Cow::Borrowed(bytes)));
         }
+        let Some((kept, ty)) = self.kept.zip(self.restored.get(&tensor.name)) else { return self.model.read(tensor) };
+        let bytes = kept.read(tensor, *ty)?;
+        Ok((*ty, Cow::Owned(bytes.with_context(|| format!("a kept tensor is gone: `{}`", tensor.name))?)))
     }
 }
 
@@ -181,18 +216,21 @@ impl Rounding<'_, '_> {
     fn round_tensor(&mut self, tensor: &Tensor, ty: GgmlType, panels: &mut [Panel]) -> Result<()> {
         let weights = self.imatrix.and_then(|imatrix| importance(imatrix, tensor));
         let weights = weights.unwrap_or_else(|| vec![1.0; tensor.cols]);
-        let keeps = self.inputs.method.prefix == Prefix::Quantized;
-        let mut kept = Vec::new();
+        let is_followed = self.inputs.method.prefix == Prefix::Quantized;
+        let mut whole = Vec::new();
         let mut sink = |bytes: &[u8]| {
-            if keeps {
-                kept.extend_from_slice(bytes);
+            if is_followed || self.inputs.kept.is_some() {
+                whole.extend_from_slice(bytes);
             }
             (self.sink)(tensor, bytes)
         };
         let rounding = TensorRounding { device: self.device, model: self.model, tensor, ty, weights };
         rounding.round(panels, slabs(tensor), &mut sink)?;
-        if keeps {
-            self.rounded.tensors.insert(tensor.name.clone(), (ty, kept));
+        if let Some(kept) = self.inputs.kept {
+            kept.keep(tensor, &whole)?;
+        }
+        if is_followed {
+            self.rounded.tensors.insert(tensor.name.clone(), (ty, whole));
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ pub mod probe;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 pub use gradient::{SweepOptions, reverse_sweep_factors};
 
 /// How it is found out.
@@ -35,7 +37,7 @@ impl Way {
 }
 
 /// Weights of a tensor's squared error on both sides: `1/2 sum_r rows[r] sum_j cols[j] dw_rj^2` is in nats per token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Factor {
     /// One per row: the output side (for an embedding: how often the row is used, times the mean square of its gradients).
     pub rows: Vec<f32>,
@@ -52,7 +54,7 @@ impl Factor {
 }
 
 /// The factors of every tensor; a tied embedding has two, one for each of its roles.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sensitivities {
     pub factors: HashMap<String, Vec<Factor>>,
     /// Second moments of the gradients at the token embedding, each scaled to length 1, `[n_embd, n_embd]`: what its errors are worth together.

@@ -115,8 +115,11 @@ pub struct Probe {
     pub kld: Vec<f32>,
 }
 
-/// `[1.23e-4,5.60e-5,...]` on one line, in a quarter of the room of full precision on many.
+/// For people `[1.23e-4,5.60e-5,...]` on one line, in a quarter of the room of full precision on many.
 fn three_digits<S: Serializer>(values: &[f32], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    if !serializer.is_human_readable() {
+        return values.serialize(serializer);
+    }
     let list = values.iter().map(|value| format!("{value:.2e}")).collect::<Vec<_>>().join(",");
     RawValue::from_string(format!("[{list}]")).map_err(serde::ser::Error::custom)?.serialize(serializer)
 }
