@@ -20,7 +20,6 @@ use dq_gpu::forward::{FinalStatesOf, Side, Stream, StreamOptions, diverge};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::kernels::encode::encode;
 use dq_gpu::pipeline::checkpoint::Checkpoints;
-use dq_gpu::pipeline::importance;
 use dq_gpu::pipeline::quantize::{Clock, Goal, Job};
 use dq_gpu::plan::constraints::parse_types;
 use dq_gpu::plan::{Constraints, Objective, Target};
@@ -144,8 +143,7 @@ fn mean_kld(base: &FinalStatesOf, quant: &FinalStatesOf, scored: Range<usize>) -
 
 /// The bytes that the whole job would write.
 fn encoded(device: &Device, model: &Model, imatrix: &Imatrix, tensor: &Tensor, ty: GgmlType) -> Result<Vec<u8>> {
-    let weights = importance(imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
-    let weights = device.upload("importance", &weights)?;
+    let weights = device.upload("importance", &imatrix.importance(&tensor.name, tensor.cols))?;
     let x = device.upload(&tensor.name, &model.f32_rows(tensor, 0..tensor.rows)?)?;
     encode(device, ty, &x, &weights, tensor.rows, tensor.cols)?.download(device)
 }

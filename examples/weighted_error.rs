@@ -16,7 +16,6 @@ use dq_gpu::device::{Buffer, Device};
 use dq_gpu::forward::{Stream, StreamOptions, tap::Tap};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::kernels::{matmul::matmul, row_dot::row_dot, weight::Weight};
-use dq_gpu::pipeline::importance;
 use dq_gpu::progress::Silent;
 use dq_gpu::rounding::hessian::HessianTap;
 use dq_gpu::source::{Model, Tensor};
@@ -100,7 +99,7 @@ impl Tap for Meter<'_> {
             let moments = panel.judge_matrix(self.device)?;
             for name in &hessian.weights {
                 let tensor = self.base.require(name)?;
-                let Some(weights) = importance(&self.imatrix, tensor) else { continue };
+                let Some(weights) = self.imatrix.known_importance(&tensor.name, tensor.cols) else { continue };
                 let source = self.base.f32_rows(tensor, 0..tensor.rows)?;
                 for (quant, found) in self.quant.iter().zip(&mut self.found) {
                     let decoded = quant.f32_rows(quant.require(name)?, 0..tensor.rows)?;

@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod quant;
+mod random;
 pub mod rounding;
 pub mod sensitivity;
 pub mod source;

@@ -12,7 +12,10 @@ const MODEL: &str = "models/tiny-llama";
 /// `quantize` of a trained model with little text.
 fn quantize(output: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("dq-gpu"));
-    command.args(["quantize", MODEL, "--device", "cpu", "--ctx", "64", "--chunks", "12", "-o"]).arg(output).args(options);
+    command
+        .args(["quantize", MODEL, "--device", "cpu", "--ctx", "64", "--chunks", "12", "-o"])
+        .arg(output)
+        .args(options);
     command
 }
 

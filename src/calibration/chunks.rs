@@ -125,6 +125,13 @@ impl Chunks {
         &self.tokens[index * self.ctx..(index + 1) * self.ctx]
     }
 
+    /// How often each of `vocabulary` entries occurs.
+    pub fn token_counts(&self, vocabulary: usize) -> Vec<u64> {
+        let mut counts = vec![0; vocabulary];
+        self.tokens.iter().for_each(|id| counts[*id as usize] += 1);
+        counts
+    }
+
     /// All tokens before BOS replaced any, as llama-perplexity writes them to its logits file.
     pub fn original_tokens(&self) -> Vec<u32> {
         let mut tokens = self.tokens.clone();

@@ -68,27 +68,45 @@ impl Stream<'_> {
         tap: &mut dyn Tap,
     ) -> Result<FinalStates> {
         ensure!(!scored.is_empty() && scored.end <= self.seq_len, "no position to score in chunks of {}", self.seq_len);
-        let hparams = &self.model.hparams;
-        let (width, row) = (hparams.n_embd, hparams.n_embd * size_of::<f32>());
-        let norm = load_vector(self.device, self.model, "output_norm.weight")?;
+        let width = self.model.hparams.n_embd;
+        let norm = self.load_final_norm()?;
         let positions: Vec<usize> = (0..self.batch_count()).map(|b| self.context(b).sequences * scored.len()).collect();
-        let bytes = positions.iter().map(|count| count * row).collect();
+        let bytes = positions.iter().map(|count| count * width * size_of::<f32>()).collect();
         let mut states = HiddenStates::new(self.device, bytes, self.options.hidden_budget)?;
         for (batch, count) in positions.iter().copied().enumerate() {
-            let all = hidden.take(batch)?;
-            let picked = self.device.alloc("scored positions", count * row)?;
-            for sequence in 0..self.context(batch).sequences {
-                let from = (sequence * self.seq_len + scored.start) * row;
-                let to = sequence * scored.len() * row;
-                self.device.copy(&all, from, &picked, to, scored.len() * row)?;
-            }
-            let normed = self.device.alloc("final states", count * row)?;
-            rms_norm(self.device, &picked, &norm, &normed, count, width, hparams.rms_eps)?;
+            let normed = self.norm_batch(&norm, batch, &hidden.take(batch)?, &scored)?;
             tap.linear_input(&[self.model.output_tensor()], &normed, count, width)?;
             states.put(batch, normed)?;
         }
         tap.layer_done()?;
         Ok(FinalStates { states, positions, scored })
+    }
+    /// The weights of the final norm.
+    pub(super) fn load_final_norm(&self) -> Result<Buffer> {
+        load_vector(self.device, self.model, self.model.family.output_norm())
+    }
+
+    /// The final norm of the hidden states of one batch at the positions `scored` of each chunk.
+    pub(super) fn norm_batch(
+        &self,
+        norm: &Buffer,
+        batch: usize,
+        hidden: &Buffer,
+        scored: &Range<usize>,
+    ) -> Result<Buffer> {
+        let hparams = &self.model.hparams;
+        let (width, row) = (hparams.n_embd, hparams.n_embd * size_of::<f32>());
+        let sequences = self.context(batch).sequences;
+        let count = sequences * scored.len();
+        let picked = self.device.alloc("scored positions", count * row)?;
+        for sequence in 0..sequences {
+            let from = (sequence * self.seq_len + scored.start) * row;
+            let to = sequence * scored.len() * row;
+            self.device.copy(hidden, from, &picked, to, scored.len() * row)?;
+        }
+        let normed = self.device.alloc("final states", count * row)?;
+        rms_norm(self.device, &picked, norm, &normed, count, width, hparams.rms_eps)?;
+        Ok(normed)
     }
 }
 

@@ -64,16 +64,16 @@ impl<'a, 's> Lanes<'a, 's> {
         let weights = stream.load_layer(stream.model, &ops)?;
         for batch in 0..stream.batch_count() {
             let ctx = stream.context(batch);
-            let run = |state: &Buffer, seen: &mut Recorder| {
-                let input = Activation { buffer: state.clone(), width };
+            let run = |state: &Buffer| -> Result<(Activation, Recorder)> {
+                let (mut seen, input) = (Recorder::default(), Activation { buffer: state.clone(), width });
                 // with all values kept, nothing that was recorded is written to again
-                run_layer(&ctx, &weights, &ops, input, seen, Some(&mut Vec::new()))
+                let passed = run_layer(&ctx, &weights, &ops, input, &mut seen, Some(&mut Vec::new()))?;
+                Ok((passed, seen))
             };
             let [original, quantized] = [self.original.take(batch)?, self.quantized.take(batch)?];
-            let mut seen = [Recorder::default(), Recorder::default()];
-            let passed = run(&original, &mut seen[0])?;
-            run(&quantized, &mut seen[1])?;
-            show(&seen, ctx.tokens(), tap)?;
+            let (passed, seen_original) = run(&original)?;
+            let (_, seen_quantized) = run(&quantized)?;
+            show(seen_original, seen_quantized, ctx.tokens(), tap)?;
             let bytes = ctx.tokens() * width * size_of::<f32>();
             stream.device.copy(&passed.buffer, 0, &original, 0, bytes)?;
             self.original.put(batch, original)?;
@@ -91,21 +91,27 @@ impl<'a, 's> Lanes<'a, 's> {
     }
 
     /// Shows what the output matrix reads.
-    pub fn compare_heads(self, tap: &mut dyn LaneTap) -> Result<()> {
+    pub fn compare_heads(mut self, tap: &mut dyn LaneTap) -> Result<()> {
         let stream = self.stream;
-        let [mut original, mut quantized] = [Recorder::default(), Recorder::default()];
-        stream.norm_states(self.original, 0..stream.sequence_len(), &mut original)?;
-        stream.norm_states(self.quantized, 0..stream.sequence_len(), &mut quantized)?;
-        let batches = original.inputs.into_iter().zip(quantized.inputs);
-        for (batch, (original, quantized)) in batches.enumerate() {
-            let seen = [original, quantized].map(|seen| Recorder { inputs: vec![seen], ..Recorder::default() });
-            show(&seen, stream.batch_tokens(batch).len(), tap)?;
+        let (norm, every) = (stream.load_final_norm()?, 0..stream.sequence_len());
+        let weights = [stream.model.output_tensor().to_owned()];
+        for batch in 0..stream.batch_count() {
+            let normed = |states: &mut HiddenStates| stream.norm_batch(&norm, batch, &states.take(batch)?, &every);
+            let inputs = LaneInputs {
+                weights: &weights,
+                width: stream.model.hparams.n_embd,
+                original: &normed(&mut self.original)?,
+                quantized: &normed(&mut self.quantized)?,
+                residuals: None,
+            };
+            tap.linear_inputs(&inputs, stream.batch_tokens(batch).len())?;
+            stream.device.flush()?;
         }
         Ok(())
     }
 }
 
-fn show([original, quantized]: &[Recorder; 2], tokens: usize, tap: &mut dyn LaneTap) -> Result<()> {
+fn show(original: Recorder, quantized: Recorder, tokens: usize, tap: &mut dyn LaneTap) -> Result<()> {
     for (one, other) in original.inputs.iter().zip(&quantized.inputs) {
         let residuals = one.residual.as_ref().zip(other.residual.as_ref());
         let inputs = LaneInputs {
@@ -135,7 +141,7 @@ struct Seen {
 }
 
 impl Tap for Recorder {
-    fn residual(&mut self, _: &str, residual: &Buffer) -> Result<()> {
+    fn residual(&mut self, residual: &Buffer) -> Result<()> {
         self.residual = Some(residual.clone());
         Ok(())
     }

@@ -99,7 +99,7 @@ pub(super) fn run_layer(
                 let x = slots[src].clone();
                 let matrix = weights.matrix(weight);
                 if *add {
-                    tap.residual(weight, &slots[dst].buffer)?;
+                    tap.residual(&slots[dst].buffer)?;
                 }
                 if let Some(sharing) = sharing_input(ops, index) {
                     tap.linear_input(&sharing, &x.buffer, tokens, x.width)?;

@@ -11,7 +11,7 @@ use super::layer::{Activation, BatchContext, Saved, run_layer};
 use super::store::{HiddenStates, SpillFile};
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
-use super::weights::{LayerWeights, WeightSource, load_vector};
+use super::weights::{LayerWeights, WeightSource};
 use crate::arch::graph::{Op, Slot};
 use crate::device::Buffer;
 use crate::kernels::attention_backward::attention_backward;
@@ -133,7 +133,7 @@ fn head_gradient(
 /// Takes the gradient from after the final norm to before it.
 fn norm_gradient(stream: &Stream, gradient: &mut HiddenStates, inputs: &mut SpillFile) -> Result<()> {
     let (device, hparams) = (stream.device, &stream.model.hparams);
-    let norm = load_vector(device, stream.model, "output_norm.weight")?;
+    let norm = stream.load_final_norm()?;
     for (batch, bytes) in stream.hidden_bytes().into_iter().enumerate() {
         let x = inputs.read(hparams.n_layer * stream.batch_count() + batch, bytes)?;
         let x = device.upload("final hidden states", &x)?;

@@ -11,8 +11,8 @@ pub trait Tap {
         Ok(())
     }
 
-    /// `residual` is what the output of `weight`, whose input comes next, is added to: `[tokens, rows of the weight]`.
-    fn residual(&mut self, _weight: &str, _residual: &Buffer) -> Result<()> {
+    /// `residual` is what the output of the weight whose input comes next is added to: `[tokens, rows of the weight]`.
+    fn residual(&mut self, _residual: &Buffer) -> Result<()> {
         Ok(())
     }
 

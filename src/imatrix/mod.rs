@@ -16,6 +16,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::arch::tensor_class::importance_names;
 use crate::gguf::Value;
 
 /// Importance matrix: statistics of the inputs of linear layers, by weight name (`blk.0.attn_q.weight`).
@@ -135,6 +136,17 @@ impl Imatrix {
     pub fn mean2(&self, name: &str) -> Option<Vec<f32>> {
         let entry = self.entries.get(name)?;
         Some(entry.means(&entry.sum2, 1.0))
+    }
+
+    /// The importance of the `cols` columns of a tensor: [`Imatrix::known_importance`], or ones.
+    pub fn importance(&self, name: &str, cols: usize) -> Vec<f32> {
+        self.known_importance(name, cols).unwrap_or_else(|| vec![1.0; cols])
+    }
+
+    /// E[x_j^2] of the tensor's own statistics, or of a matrix that reads the same vector.
+    pub fn known_importance(&self, name: &str, cols: usize) -> Option<Vec<f32>> {
+        let known = importance_names(name).into_iter().find_map(|name| self.mean2(&name));
+        known.filter(|values| values.len() == cols)
     }
 
     /// E[x_j], `[matrices, cols]`, where the file has it. An expert that saw no token has zeros.

@@ -85,6 +85,12 @@ pub fn encode(dev: &Device, ty: GgmlType, x: &Buffer, importance: &Buffer, rows:
     Ok(weight)
 }
 
+/// As [`encode`]: the bytes of a GGUF tensor of `values`, rows of `cols`.
+pub fn encode_values(dev: &Device, ty: GgmlType, values: &[f32], importance: &Buffer, cols: usize) -> Result<Vec<u8>> {
+    let x = dev.upload("weights", values)?;
+    encode(dev, ty, &x, importance, values.len() / cols, cols)?.download(dev)
+}
+
 /// As [`encode`], into some rows of an existing matrix: x is `[rows.len(), cols]`.
 pub fn encode_rows(dev: &Device, x: &Buffer, importance: &Buffer, weight: &Weight, rows: Range<usize>) -> Result<()> {
     let (ty, cols) = (weight.ty, weight.cols);

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::stats::{Sorted, TokenRecord, check};
+use crate::random::splitmix64;
 
 /// Resamples per interval: the ends are then good to about 3 % of its width.
 const RESAMPLES: usize = 2000;
@@ -66,12 +67,11 @@ impl Clusters {
 /// The 95 % interval of a statistic over resampled chunks. Percentiles of few chunks are too narrow, so they are widened
 /// by the square root of n / (n - 1) about their middle, which makes the spread unbiased.
 fn resample(chunks: usize, statistic: impl Fn(&[usize]) -> f64) -> [f64; 2] {
-    let mut random = SplitMix(SEED);
-    let mut drawn = vec![0; chunks];
+    let (mut drawn, mut index) = (vec![0; chunks], 0..);
     let values = Sorted::new(
         (0..RESAMPLES)
             .map(|_| {
-                drawn.fill_with(|| random.below(chunks));
+                drawn.fill_with(|| below(chunks, index.next().expect("without end")));
                 statistic(&drawn)
             })
             .collect(),
@@ -86,22 +86,9 @@ pub(super) fn normal(mean: f64, error: f64) -> [f64; 2] {
     [mean - 1.959964 * error, mean + 1.959964 * error]
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to draw chunks.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in 0..n up to a bias of n / 2^64.
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
-    }
+/// Number `index` of those drawn, uniform in 0..n up to a bias of n / 2^64.
+fn below(n: usize, index: u64) -> usize {
+    ((u128::from(splitmix64(SEED, index)) * n as u128) >> 64) as usize
 }
 
 /// Two quantized models on the same tokens of the same base.

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::metadata::fixed_bytes;
 use super::sample::Sample;
-use crate::arch::tensor_class::{importance_names, may_quantize};
+use crate::arch::tensor_class::may_quantize;
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
 use crate::forward::tap::Tap;
@@ -56,12 +56,6 @@ pub struct AnalysisInputs<'a> {
 pub(super) fn slabs(tensor: &Tensor) -> impl Iterator<Item = Range<usize>> + use<> {
     let (rows, step) = (tensor.rows, (SLAB_BYTES / (tensor.cols * size_of::<f32>())).max(1));
     (0..rows).step_by(step).map(move |first| first..(first + step).min(rows))
-}
-
-/// The importance of the columns of `tensor`: its own statistics, or those of a matrix that reads the same vector.
-pub fn importance(imatrix: &Imatrix, tensor: &Tensor) -> Option<Vec<f32>> {
-    let found = importance_names(&tensor.name).into_iter().find_map(|name| imatrix.mean2(&name));
-    found.filter(|values| values.len() == tensor.cols)
 }
 
 /// Rows looked at, evenly spaced, before all are.
@@ -250,7 +244,7 @@ fn candidates(
     tensor: &Tensor,
     panels: &mut [Panel],
 ) -> Result<Vec<Candidate>> {
-    let weights = importance(inputs.imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
+    let weights = inputs.imatrix.importance(&tensor.name, tensor.cols);
     let Some(factors) = inputs.sensitivities.factors.get(&tensor.name) else {
         log::warn!("no sensitivity is known, so its type stays: `{}`", tensor.name);
         return Ok(vec![blank(tensor.ty, tensor)]);

@@ -162,8 +162,7 @@ impl Job<'_> {
         metadata: &Metadata,
         progress: &dyn Progress,
     ) -> Result<Sensitivities> {
-        let mut counts = vec![0u64; self.model.hparams.n_vocab];
-        self.calibration.tokens.iter().for_each(|id| counts[*id as usize] += 1);
+        let counts = self.calibration.token_counts(self.model.hparams.n_vocab);
         let names = probes.groups.iter().flat_map(|group| group.types.keys());
         let units = unit_factors(self.model, imatrix, &counts, names.map(String::as_str))?;
         // plain, as the probes were encoded

@@ -41,7 +41,5 @@ pub fn sense(
     progress: &dyn Progress,
 ) -> Result<Sensitivities> {
     let stream = Stream::new(device, model, &sweep.tokens, sweep.ctx, memory)?;
-    let mut counts = vec![0u64; model.hparams.n_vocab];
-    all.tokens.iter().for_each(|id| counts[*id as usize] += 1);
-    reverse_sweep_factors(&stream, imatrix, &counts, options, progress)
+    reverse_sweep_factors(&stream, imatrix, &all.token_counts(model.hparams.n_vocab), options, progress)
 }

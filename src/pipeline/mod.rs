@@ -17,7 +17,7 @@ mod round_tensor;
 mod sample;
 mod write;
 
-pub use analyze::{AnalysisInputs, analyze, bare_analysis, importance};
+pub use analyze::{AnalysisInputs, analyze, bare_analysis};
 pub use listen::{listen, sense};
 pub use metadata::{Provenance, output_metadata};
 pub use probe::{ProbeInputs, probe};

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use super::analyze::{importance, slabs};
+use super::analyze::slabs;
 use super::reference::{Parts, Reference, mean};
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::weights::WeightSource;
 use crate::forward::{Stream, StreamOptions};
 use crate::imatrix::Imatrix;
-use crate::kernels::encode::encode;
+use crate::kernels::encode::encode_values;
 use crate::kld::TokenRecord;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -137,12 +137,11 @@ struct Coarse<'a> {
 impl WeightSource for Coarse<'_> {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         let Some(ty) = self.types.get(&tensor.name) else { return self.model.read(tensor) };
-        let weights = importance(self.imatrix, tensor).unwrap_or_else(|| vec![1.0; tensor.cols]);
-        let weights = self.device.upload("importance", &weights)?;
+        let weights = self.device.upload("importance", &self.imatrix.importance(&tensor.name, tensor.cols))?;
         let mut bytes = Vec::new();
         for rows in slabs(tensor) {
-            let x = self.device.upload(&tensor.name, &self.model.f32_rows(tensor, rows.clone())?)?;
-            bytes.extend(encode(self.device, *ty, &x, &weights, rows.len(), tensor.cols)?.download(self.device)?);
+            let values = self.model.f32_rows(tensor, rows)?;
+            bytes.extend(encode_values(self.device, *ty, &values, &weights, tensor.cols)?);
         }
         Ok((*ty, Cow::Owned(bytes)))
     }

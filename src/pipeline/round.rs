@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 
-use super::analyze::{importance, role_mixture, slabs};
+use super::analyze::{role_mixture, slabs};
 use super::checkpoint::KeptTensors;
 use super::round_tensor::{Panel, TensorRounding};
 use crate::calibration::Chunks;
@@ -214,7 +214,7 @@ impl Rounding<'_, '_> {
     }
 
     fn round_tensor(&mut self, tensor: &Tensor, ty: GgmlType, panels: &mut [Panel]) -> Result<()> {
-        let weights = self.imatrix.and_then(|imatrix| importance(imatrix, tensor));
+        let weights = self.imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
         let weights = weights.unwrap_or_else(|| vec![1.0; tensor.cols]);
         let is_followed = self.inputs.method.prefix == Prefix::Quantized;
         let mut whole = Vec::new();

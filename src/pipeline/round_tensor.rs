@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::sample::{Sample, columns};
 use crate::device::{Buffer, Device};
-use crate::kernels::encode::encode;
+use crate::kernels::encode::encode_values;
 use crate::kernels::weight::Weight;
 use crate::quant::GgmlType;
 use crate::rounding::Method;
@@ -91,8 +91,7 @@ impl<'a> Panel<'a> {
         let (cols, weights) = (self.cols.len(), &weights[self.cols.clone()]);
         let mut values = columns(values, values.len() / rows.len(), &self.cols);
         if way == Way::Plain {
-            let (x, importance) = (device.upload("weights", &values)?, device.upload("importance", weights)?);
-            return encode(device, ty, &x, &importance, rows.len(), cols)?.download(device);
+            return encode_values(device, ty, &values, &device.upload("importance", weights)?, cols);
         }
         if let (Way::Repaired, Some(repair)) = (way, &self.repair) {
             let shift = repair.shift(device, &values, rows)?;

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::analyze::{exact_types, importance, slabs};
+use super::analyze::{exact_types, slabs};
 use super::round::{RoundingInputs, round};
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
-use crate::kernels::encode::encode;
+use crate::kernels::encode::encode_values;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -85,16 +85,13 @@ fn encode_tensor(
     ty: GgmlType,
     mut sink: impl FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
-    let weights = imatrix.and_then(|imatrix| importance(imatrix, tensor));
+    let weights = imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
     let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
     for rows in slabs(tensor) {
         let values = model.f32_rows(tensor, rows.clone())?;
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
-            None => {
-                let x = device.upload(&tensor.name, &values)?;
-                encode(device, ty, &x, &weights, rows.len(), tensor.cols)?.download(device)?
-            }
+            None => encode_values(device, ty, &values, &weights, tensor.cols)?,
         };
         sink(&bytes, (rows.len() * tensor.cols) as u64)?;
     }

@@ -21,7 +21,6 @@ pub const REPAIR: f32 = 0.5;
 pub(super) struct Moved {
     input: Buffer,
     residual: Option<Buffer>,
-    width: usize,
 }
 
 impl Moved {
@@ -47,7 +46,6 @@ impl Moved {
         Ok(Moved {
             input: moved(inputs.original, quantized, inputs.width)?,
             residual: inputs.residuals.map(residual).transpose()?,
-            width: inputs.width,
         })
     }
 }
@@ -69,7 +67,7 @@ impl DriftSums {
     }
 
     pub(super) fn add(&mut self, device: &Device, x: &Columns, moved: &Moved, tokens: usize) -> Result<()> {
-        let input = Columns { matrix: &moved.input, width: moved.width, range: x.range.clone() };
+        let input = Columns { matrix: &moved.input, width: x.width, range: x.range.clone() };
         self.input.add_product(device, x, &input, tokens)?;
         if let (Some((width, sum)), Some(residual)) = (&mut self.residual, &moved.residual) {
             sum.add_product(device, &Columns::all(residual, *width), x, tokens)?;

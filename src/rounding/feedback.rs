@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::coupling::{Coupling, Factored};
 use super::{DAMPING, Method};
 use crate::device::{Buffer, Device};
-use crate::kernels::encode::encode;
+use crate::kernels::encode::{encode, encode_values};
 use crate::kernels::matmul::matmul_rows_add;
 use crate::kernels::recode::{RecodeInputs, recode};
 use crate::kernels::weight::Weight;
@@ -47,8 +47,7 @@ impl<'a> Rounders<'a> {
     pub fn round(&mut self, ty: GgmlType, values: &[f32], importance: &[f32]) -> Result<Vec<u8>> {
         let (device, width) = (self.device, self.factored.width);
         let Some(unit) = unit(ty) else {
-            let (x, importance) = (device.upload("weights", values)?, device.upload("importance", importance)?);
-            return encode(device, ty, &x, &importance, values.len() / width, width)?.download(device);
+            return encode_values(device, ty, values, &device.upload("importance", importance)?, width);
         };
         if !self.by_unit.contains_key(&unit) {
             self.by_unit.insert(unit, Rounder::new(device, &self.factored, unit, self.method)?);

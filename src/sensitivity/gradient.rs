@@ -15,6 +15,7 @@ use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;
 use crate::kernels::gram::Columns;
 use crate::progress::Progress;
+use crate::random::splitmix64;
 use crate::rounding::hessian::{self, Moments};
 use crate::source::Model;
 
@@ -41,12 +42,9 @@ pub fn reverse_sweep_factors(
     tap.factors(model, imatrix, token_counts, stream.token_count())
 }
 
-/// A uniform number in [0, 1) that depends on seed and position alone (splitmix64), the same on every device.
+/// A uniform number in [0, 1) that depends on seed and position alone, the same on every device.
 fn uniform(seed: u64, position: u64) -> f32 {
-    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+    (splitmix64(seed, position) >> 40) as f32 / (1u64 << 24) as f32
 }
 
 /// Gathers the sums of squared gradients: per output row of each linear layer, per token and per column at the embedding.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::embedding::embedding_rows;
 use super::{Factor, Sensitivities};
-use crate::arch::tensor_class::{Bands, class_name, importance_names};
+use crate::arch::tensor_class::{Bands, class_name};
 use crate::imatrix::Imatrix;
 use crate::quant::{self, GgmlType};
 use crate::source::Model;
@@ -210,9 +210,7 @@ pub fn unit_factors<'a>(
         let factor = if name == "token_embd.weight" && model.output_tensor() != name {
             Factor { rows: embedding_rows(model, tensor, token_counts)?, cols: vec![1.0; tensor.cols] }
         } else {
-            let known = importance_names(name).into_iter().find_map(|name| imatrix.mean2(&name));
-            let cols = known.filter(|cols| cols.len() == tensor.cols).unwrap_or_else(|| vec![1.0; tensor.cols]);
-            Factor { rows: vec![2.0; tensor.rows], cols }
+            Factor { rows: vec![2.0; tensor.rows], cols: imatrix.importance(name, tensor.cols) }
         };
         factors.insert(name.to_owned(), vec![factor]);
     }
