@@ -9,7 +9,7 @@ use super::checkpoint::Checkpoints;
 use super::guard::Guard;
 use super::learn::Knowledge;
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
-use super::reference::{Reference, mean};
+use super::reference::{Reference, mean, mean_as_in};
 use super::refine::{Round, TUNING_TOKENS, Tuning, moved, repredicted};
 use super::{FileInputs, Provenance, RoundingInputs, Scoring, bare_analysis, output_metadata, prove, write};
 use crate::calibration::Chunks;
@@ -17,7 +17,7 @@ use crate::device::Device;
 use crate::forward::{Stream, StreamOptions};
 use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
-use crate::kld::{Report, compare};
+use crate::kld::{Report, TokenRecord, compare};
 use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, solve_for};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -249,11 +249,12 @@ impl Job<'_> {
         }
         let stream = Stream::new(self.device, self.model, &chunks.tokens, ctx, self.memory)?;
         let tuning = Tuning { reference: Reference::new(&stream, &chunks, progress)? };
+        let expected = |measured: &[TokenRecord]| mean_as_in(measured, &chunks.domains, self.heldout);
         let mut measured = tuning.measure(draft.writer.readable()?, None, progress)?;
         for _ in 0..self.rounds {
             let analysis = &knowledge.analysis;
             let corrections = tuning.corrections(draft.writer.readable()?, &draft.plan, analysis, progress)?;
-            draft.plan = repredicted(&draft.plan, analysis, &corrections)?;
+            draft.plan = repredicted(&draft.plan, analysis, &corrections)?.scaled_to(expected(&measured));
             let solve = |analysis: &Analysis| Ok(self.plan(analysis, &draft.plan.target)?.0);
             let Some((plan, moved_bytes)) = moved(analysis, &draft.plan, &corrections, solve)? else { break };
             let mut trial = self.write(plan, self.rounding, knowledge, output, progress)?;
@@ -264,7 +265,8 @@ impl Job<'_> {
             if !accepted {
                 break;
             }
-            (*draft, measured) = (trial, trial_measured);
+            let plan = trial.plan.scaled_to(expected(&trial_measured));
+            (*draft, measured) = (Draft { plan, ..trial }, trial_measured);
         }
         Ok(rounds)
     }

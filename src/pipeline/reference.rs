@@ -1,5 +1,6 @@
 //! The original model on some text, run once and compared with any number of other weights.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
@@ -40,6 +41,26 @@ pub fn mean(records: &[TokenRecord]) -> f64 {
     records.iter().map(|record| record.kld).sum::<f64>() / records.len() as f64
 }
 
+/// Mean KL that `text` is expected to have: each domain of `records`, whose names are `domains`, counts as it does there. The plain
+/// mean where the two have no domain in common.
+pub fn mean_as_in(records: &[TokenRecord], domains: &[String], text: &Chunks) -> f64 {
+    let share = |domain: u16| {
+        let place = text.domains.iter().position(|name| *name == domains[usize::from(domain)])?;
+        Some(text.domain.iter().filter(|domain| usize::from(**domain) == place).count() as f64)
+    };
+    let mut of_domain: BTreeMap<u16, Vec<TokenRecord>> = BTreeMap::new();
+    for record in records {
+        of_domain.entry(record.domain).or_default().push(*record);
+    }
+    let shared: Vec<(f64, f64)> =
+        of_domain.iter().filter_map(|(domain, records)| Some((share(*domain)?, mean(records)))).collect();
+    let all: f64 = shared.iter().map(|(share, _)| share).sum();
+    if all == 0.0 {
+        return mean(records);
+    }
+    shared.iter().map(|(share, mean)| share / all * mean).sum()
+}
+
 /// Many small steps shown as parts of one: each of them counts [`Parts::UNITS`] units, whatever its work.
 pub struct Parts<'a> {
     whole: &'a dyn Progress,
@@ -68,4 +89,31 @@ impl Progress for Parts<'_> {
     }
 
     fn end(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(names: &[&str], domain: &[u16]) -> Chunks {
+        Chunks {
+            ctx: 2,
+            tokens: vec![0; 2 * domain.len()],
+            domain: domain.to_vec(),
+            domains: names.iter().map(|name| name.to_string()).collect(),
+            first: vec![0; domain.len()],
+            hash: String::new(),
+        }
+    }
+
+    #[test]
+    fn domains_count_as_they_do_in_the_other_text() {
+        let record = |domain, kld| TokenRecord { kld, lp_base: 0.0, lp_quant: 0.0, same_top: true, chunk: 0, domain };
+        let records = [record(0, 1.0), record(0, 3.0), record(1, 10.0), record(2, 100.0)];
+        let domains = ["prose", "code", "chat"].map(str::to_owned);
+        // three chunks of code and one of prose, and one that the records lack
+        let other = text(&["code", "prose", "data"], &[0, 0, 1, 0, 2]);
+        assert_eq!(mean_as_in(&records, &domains, &other), 0.75 * 10.0 + 0.25 * 2.0);
+        assert_eq!(mean_as_in(&records, &domains, &text(&["mixed"], &[0])), mean(&records));
+    }
 }

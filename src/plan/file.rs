@@ -99,6 +99,16 @@ impl Plan {
         })
     }
 
+    /// The same plan, its predictions scaled so that they add up to `kld`.
+    pub fn scaled_to(mut self, kld: f64) -> Plan {
+        if let Some(predicted) = self.predicted_kld.filter(|predicted| *predicted > 0.0) {
+            let nats = self.tensors.values_mut().filter_map(|tensor| tensor.predicted.as_mut());
+            nats.for_each(|nats| *nats *= kld / predicted);
+            self.predicted_kld = Some(kld);
+        }
+        self
+    }
+
     /// Type of each tensor.
     pub fn assignments(&self) -> BTreeMap<String, GgmlType> {
         self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.ty)).collect()
