@@ -111,6 +111,7 @@ fn pairs(
         memory,
         rounds: 0,
         rounding: Method::PLAIN,
+        rounding_tokens: 0,
         checkpoints: &Checkpoints::default(),
     };
     let known = job.learn(&mut Clock::default(), &Silent)?;

@@ -65,11 +65,10 @@ fn chunks(count: usize, ctx: usize) -> Chunks {
     }
 }
 
-/// Tensors of one layer as they are written.
-fn rounded(device: &Device, moments_budget: usize) -> HashMap<String, Vec<f32>> {
-    let model = Model::open("models/tiny-llama".as_ref()).unwrap();
+/// Tensors as they are written, decoded.
+fn rounded(device: &Device, model: &str, names: &[&str], moments_budget: usize) -> HashMap<String, Vec<f32>> {
+    let model = Model::open(model.as_ref()).unwrap();
     let text = chunks(8, 32);
-    let names = ["blk.0.ffn_up.weight", "blk.0.ffn_down.weight"];
     let types = names.iter().map(|name| (name.to_string(), GgmlType::Q3_K)).collect();
     let method = Method { feedback: true, descents: 1, prefix: Prefix::Quantized };
     let memory = StreamOptions { moments_budget, ..StreamOptions::default() };
@@ -85,13 +84,28 @@ fn rounded(device: &Device, moments_budget: usize) -> HashMap<String, Vec<f32>> 
     written
 }
 
+/// An embedding that is the output too is rounded first, once, and the first layer makes up for its errors.
+#[test]
+fn layers_see_the_errors_of_a_tied_embedding() {
+    let (embedding, reader) = ("token_embd.weight", "blk.0.attn_v.weight");
+    for device in common::devices() {
+        let run = |names: &[&str]| rounded(&device, "models/tiny-qwen3", names, 1 << 30);
+        let (alone, both) = (run(&[reader]), run(&[embedding, reader]));
+        let tensor = Model::open("models/tiny-qwen3".as_ref()).unwrap().require(embedding).unwrap().elements();
+        assert_eq!(both[embedding].len() as u64, tensor, "on {}", device.name());
+        assert_eq!(both[embedding], run(&[embedding])[embedding], "on {}", device.name());
+        assert_ne!(both[reader], alone[reader], "the layer reads the original embedding on {}", device.name());
+    }
+}
+
 /// An input of 768 columns in three panels gives other codes than in one, in every panel, and nearly as good ones.
 #[test]
 fn wide_inputs_are_rounded_in_panels() {
     let model = Model::open("models/tiny-llama".as_ref()).unwrap();
     for device in common::devices() {
-        let whole = rounded(&device, 1 << 30);
-        let panels = rounded(&device, 64 * 300 * 300);
+        let names = ["blk.0.ffn_up.weight", "blk.0.ffn_down.weight"];
+        let whole = rounded(&device, "models/tiny-llama", &names, 1 << 30);
+        let panels = rounded(&device, "models/tiny-llama", &names, 64 * 300 * 300);
         assert_eq!(whole["blk.0.ffn_up.weight"], panels["blk.0.ffn_up.weight"], "256 columns are one panel");
         let tensor = model.require("blk.0.ffn_down.weight").unwrap();
         let values = model.f32_rows(tensor, 0..tensor.rows).unwrap();

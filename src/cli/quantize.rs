@@ -127,6 +127,7 @@ fn work(
         objective: args.objective.objective(),
         probes: false,
         rounding: args.rounding.method(),
+        rounding_tokens: args.rounding.effort.tokens(),
         rounds: args.rounds.unwrap_or_else(|| args.rounding.effort.rounds()),
         memory: args.device.memory(),
         checkpoints: &args.work.checkpoints()?,

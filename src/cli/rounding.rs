@@ -10,7 +10,7 @@ pub struct RoundingArgs {
     /// search: scales and codes of every block for itself; feedback: columns make good each other's errors
     #[arg(long, value_enum, default_value_t)]
     pub rounding: Rounding,
-    /// How long to look for better codes with all of a layer's errors in view; fast does not, after a search
+    /// How long to look for better codes with all of a layer's errors in view, and how much text to see them in; fast does not look after a search
     #[arg(long, value_enum, default_value_t)]
     pub effort: Effort,
     /// The layers before the one that is rounded: with quantized, it makes up for what they have lost. Default: quantized with
@@ -41,6 +41,15 @@ pub enum Effort {
 }
 
 impl Effort {
+    /// Calibration tokens whose second moments rounding has in view.
+    pub fn tokens(self) -> usize {
+        match self {
+            Effort::Fast => 24 << 10,
+            Effort::Normal => 48 << 10,
+            Effort::Max => 96 << 10,
+        }
+    }
+
     /// Rounds of refinement unless the user says how many.
     pub fn rounds(self) -> usize {
         if matches!(self, Effort::Max) { 2 } else { 0 }

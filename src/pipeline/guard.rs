@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::learn::Knowledge;
-use super::quantize::{Draft, HESSIAN_TOKENS, Job};
+use super::quantize::{Draft, Job};
 use super::reference::{Reference, mean};
 use super::refine::Tuning;
 use crate::forward::Stream;
@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::rounding::Method;
 
 /// Tokens of calibration text, unseen by rounding, on which it is judged.
-const GUARD_TOKENS: usize = 4 << 10;
+pub(super) const GUARD_TOKENS: usize = 4 << 10;
 
 /// What rounding with all of H in view is worth, in nats per token.
 #[derive(Clone, Debug, Serialize)]
@@ -43,7 +43,7 @@ impl Job<'_> {
         progress: &dyn Progress,
     ) -> Result<Option<Guard>> {
         let ctx = self.calibration.ctx;
-        let chunks = self.calibration.after(HESSIAN_TOKENS / ctx, GUARD_TOKENS / ctx);
+        let chunks = self.calibration.after(self.rounding_chunks(), GUARD_TOKENS / ctx);
         if self.rounding == Method::PLAIN || knowledge.imatrix.is_none() {
             return Ok(None);
         }

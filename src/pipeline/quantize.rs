@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use super::checkpoint::Checkpoints;
-use super::guard::Guard;
+use super::guard::{GUARD_TOKENS, Guard};
 use super::learn::Knowledge;
 use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::reference::{Reference, mean, mean_as_in};
@@ -77,6 +77,8 @@ pub struct Job<'a> {
     pub probes: bool,
     pub memory: StreamOptions,
     pub rounding: Method,
+    /// Calibration tokens whose second moments rounding has in view.
+    pub rounding_tokens: usize,
     /// Times that the plan may be moved after its file was measured.
     pub rounds: usize,
     /// Where finished steps are kept.
@@ -211,8 +213,9 @@ impl Job<'_> {
     ) -> Result<Draft> {
         let Knowledge { imatrix, sensitivities, provenance, key, .. } = knowledge;
         let metadata = output_metadata(self.model, imatrix.as_ref(), provenance, Some(&plan));
-        let chunks = self.calibration.prefix(HESSIAN_TOKENS / self.calibration.ctx);
-        let key = key.clone().with("plan", &plan.hash).with("rounding", (method, self.memory.moments_budget));
+        let chunks = self.calibration.prefix(self.rounding_chunks());
+        let key =
+            key.clone().with("plan", &plan.hash).with("rounding", (method, chunks.len(), self.memory.moments_budget));
         let is_rounded = imatrix.is_some() && method != Method::PLAIN;
         let kept = if is_rounded { self.checkpoints.rounded(&key) } else { None };
         let rounding = RoundingInputs {
@@ -229,6 +232,14 @@ impl Job<'_> {
         Ok(Draft { plan, writer })
     }
 
+    /// The first chunks of the calibration text, which rounding sees. A long text leaves what is measured on for itself.
+    pub(super) fn rounding_chunks(&self) -> usize {
+        let ctx = self.calibration.ctx;
+        let unseen = if self.rounds > 0 { TUNING_TOKENS } else { GUARD_TOKENS };
+        let most = self.calibration.len().saturating_sub(unseen / ctx).max(HESSIAN_TOKENS / ctx);
+        (self.rounding_tokens / ctx).min(most)
+    }
+
     /// Moves the plan of `draft` while that lowers the KL on text that neither rounding nor the proof uses.
     fn refine(
         &self,
@@ -239,7 +250,7 @@ impl Job<'_> {
     ) -> Result<Vec<Round>> {
         let mut rounds = Vec::new();
         let ctx = self.calibration.ctx;
-        let chunks = self.calibration.after(HESSIAN_TOKENS / ctx, TUNING_TOKENS / ctx);
+        let chunks = self.calibration.after(self.rounding_chunks(), TUNING_TOKENS / ctx);
         if self.rounds == 0 {
             return Ok(rounds);
         }

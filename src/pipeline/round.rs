@@ -36,6 +36,8 @@ pub struct RoundingInputs<'a> {
 /// Receives the bytes of some rows of a tensor, the first rows first.
 pub type Sink<'a> = dyn FnMut(&Tensor, &[u8]) -> Result<()> + 'a;
 
+const EMBEDDING: &str = "token_embd.weight";
+
 /// One text in so many is held out, to see whether rounding fits more than the text it saw.
 const HELD_OUT: usize = 8;
 
@@ -62,7 +64,7 @@ pub fn round(
     let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
     let held_out = (held_out > 1).then_some(held_out);
     let hessians = HessianTap::new(device, chunks.ctx, held_out, inputs.memory.moments_budget);
-    let mut rounding = Rounding { device, model, types: &missing, imatrix, inputs, hessians, rounded, sink };
+    let mut rounding = Rounding { device, model, missing, imatrix, inputs, hessians, rounded, sink };
     match inputs.method.prefix {
         Prefix::Original => {
             progress.begin(&step, stream.work());
@@ -70,8 +72,12 @@ pub fn round(
             rounding.round_embedding()?;
         }
         Prefix::Quantized => {
-            progress.begin(&step, Lanes::work(&stream));
-            rounding.round_embedding()?;
+            let is_first = rounding.missing.contains_key(model.output_tensor()) && model.output_tensor() == EMBEDDING;
+            progress.begin(&step, Lanes::work(&stream) + if is_first { stream.work() } else { 0 });
+            match is_first {
+                true => rounding.round_tied_embedding(&stream, progress)?,
+                false => rounding.round_embedding()?,
+            }
             rounding.walk(&stream, progress)?;
         }
     }
@@ -82,8 +88,8 @@ pub fn round(
 struct Rounding<'a, 'b> {
     device: &'a Device,
     model: &'a Model,
-    /// Of the tensors that are not rounded yet.
-    types: &'a HashMap<String, GgmlType>,
+    /// Types of the tensors that are not rounded yet.
+    missing: HashMap<String, GgmlType>,
     imatrix: Option<&'a Imatrix>,
     inputs: &'a RoundingInputs<'a>,
     hessians: HessianTap<'a>,
@@ -132,7 +138,7 @@ impl WeightSource for Rounded<'_> {
 /// All layers are the original's.
 impl Tap for Rounding<'_, '_> {
     fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        match weights.iter().any(|name| self.types.contains_key(*name)) {
+        match weights.iter().any(|name| self.missing.contains_key(*name)) {
             true => self.hessians.linear_input(weights, x, tokens, width),
             false => Ok(()),
         }
@@ -145,10 +151,19 @@ impl Tap for Rounding<'_, '_> {
 
 impl LaneTap for Rounding<'_, '_> {
     fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()> {
-        match inputs.weights.iter().any(|name| self.types.contains_key(name)) {
+        match inputs.weights.iter().any(|name| self.missing.contains_key(name)) {
             true => self.hessians.linear_inputs(inputs, tokens),
             false => Ok(()),
         }
+    }
+}
+
+/// Gathers the second moments of what a tied output matrix reads.
+struct HeadTap<'a, 'b>(&'b mut HessianTap<'a>);
+
+impl Tap for HeadTap<'_, '_> {
+    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
+        if weights.contains(&EMBEDDING) { self.0.linear_input(weights, x, tokens, width) } else { Ok(()) }
     }
 }
 
@@ -179,7 +194,7 @@ impl Rounding<'_, '_> {
         let (device, method) = (self.device, self.inputs.method);
         let mut shared = None;
         for name in &hessian.weights {
-            let Some(ty) = self.types.get(name).copied() else { continue };
+            let Some(ty) = self.missing.get(name).copied() else { continue };
             let tensor = self.model.require(name)?;
             let mixture = match self.inputs.sensitivities {
                 Some(known) => role_mixture(device, known, name, hessian)?,
@@ -202,13 +217,19 @@ impl Rounding<'_, '_> {
         Ok(())
     }
 
+    /// An embedding that is the output matrix too is rounded before all layers, so that they see its errors: by the inputs of the
+    /// output in the original model.
+    fn round_tied_embedding(&mut self, stream: &Stream, progress: &dyn Progress) -> Result<()> {
+        stream.final_states(self.model, 0..stream.sequence_len(), &mut HeadTap(&mut self.hessians), progress)?;
+        self.round_layer()
+    }
+
     /// The token embedding has no input: its errors are worth what the gradients say that arrive there.
     fn round_embedding(&mut self) -> Result<()> {
-        let name = "token_embd.weight";
-        let Some(ty) = self.types.get(name).copied() else { return Ok(()) };
+        let Some(ty) = self.missing.get(EMBEDDING).copied() else { return Ok(()) };
         let moments = self.inputs.sensitivities.and_then(|known| known.embedding_moments.clone());
-        let Some(moments) = moments.filter(|_| self.model.output_tensor() != name) else { return Ok(()) };
-        let tensor = self.model.require(name)?;
+        let Some(moments) = moments.filter(|_| self.model.output_tensor() != EMBEDDING) else { return Ok(()) };
+        let tensor = self.model.require(EMBEDDING)?;
         let panel = Panel::unjudged(self.device, moments, tensor.cols, self.inputs.method)?;
         self.round_tensor(tensor, ty, &mut [panel])
     }
@@ -229,6 +250,7 @@ impl Rounding<'_, '_> {
         if let Some(kept) = self.inputs.kept {
             kept.keep(tensor, &whole)?;
         }
+        self.missing.remove(&tensor.name);
         if is_followed {
             self.rounded.tensors.insert(tensor.name.clone(), (ty, whole));
         }
