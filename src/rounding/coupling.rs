@@ -13,6 +13,7 @@ use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Mat, Side};
 use rayon::prelude::*;
 
+use super::Damping;
 use crate::kernels::gemm;
 
 /// Second moments of an input, damped, and their factor R: H = R R^T, R upper triangular.
@@ -35,15 +36,12 @@ pub struct Coupling {
 }
 
 impl Factored {
-    /// `h` is E[x x^T], `[width, width]`; `damping` times its mean diagonal is added to the diagonal.
+    /// `h` is E[x x^T], `[width, width]`.
     ///
     /// # Errors
     /// If H is not finite.
-    pub fn new(mut h: Vec<f32>, width: usize, damping: f32) -> Result<Self> {
-        let mean = (0..width).map(|j| f64::from(h[j * width + j])).sum::<f64>() / width as f64;
-        // an input that is always zero leaves every choice open
-        let add = if mean > 0.0 { (f64::from(damping) * mean) as f32 } else { 1.0 };
-        (0..width).for_each(|j| h[j * width + j] += add);
+    pub fn new(mut h: Vec<f32>, width: usize, damping: Damping) -> Result<Self> {
+        damping.add_to(&mut h, width);
         let last = width - 1;
         let reversed = Mat::<f64>::from_fn(width, width, |i, j| f64::from(h[(last - i) * width + last - j]));
         let factor =
