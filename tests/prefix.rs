@@ -153,8 +153,7 @@ fn repair_solves_the_normal_equations() {
         let at = |values: &[f32], row: usize, col: usize, cols: usize| f64::from(values[row * cols + col]);
         let mean = |f: &dyn Fn(usize) -> f64| (0..tokens).map(f).sum::<f64>() / tokens as f64;
         let second = |i: usize, j: usize| mean(&|t| at(&moved, t, i, width) * at(&moved, t, j, width));
-        let even = f64::from(DAMPING.mean) * (0..width).map(|i| second(i, i)).sum::<f64>() / width as f64;
-        let damping = |j: usize| even + f64::from(DAMPING.own) * second(j, j);
+        let damping = f64::from(DAMPING) * (0..width).map(|i| second(i, i)).sum::<f64>() / width as f64;
         for row in 0..rows {
             let missed = |t: usize| {
                 let lost = |i: usize| at(&weights, row, i, width) * (at(&x, t, i, width) - at(&moved, t, i, width));
@@ -162,8 +161,7 @@ fn repair_solves_the_normal_equations() {
             };
             for j in 0..width {
                 let part = |i: usize| at(&shift, row, i, width) / f64::from(REPAIR) * second(i, j);
-                let left =
-                    (0..width).map(part).sum::<f64>() + damping(j) * at(&shift, row, j, width) / f64::from(REPAIR);
+                let left = (0..width).map(part).sum::<f64>() + damping * at(&shift, row, j, width) / f64::from(REPAIR);
                 let right = mean(&|t| missed(t) * at(&moved, t, j, width));
                 assert!(
                     (left - right).abs() < 1e-4,

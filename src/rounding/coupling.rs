@@ -13,7 +13,6 @@ use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::{Mat, Side};
 use rayon::prelude::*;
 
-use super::Damping;
 use crate::kernels::gemm;
 
 /// Second moments of an input, damped, and their factor R: H = R R^T, R upper triangular.
@@ -36,12 +35,15 @@ pub struct Coupling {
 }
 
 impl Factored {
-    /// `h` is E[x x^T], `[width, width]`.
+    /// `h` is E[x x^T], `[width, width]`; `damping` times its mean diagonal is added to the diagonal.
     ///
     /// # Errors
     /// If H is not finite.
-    pub fn new(mut h: Vec<f32>, width: usize, damping: Damping) -> Result<Self> {
-        damping.add_to(&mut h, width);
+    pub fn new(mut h: Vec<f32>, width: usize, damping: f32) -> Result<Self> {
+        let mean = (0..width).map(|j| f64::from(h[j * width + j])).sum::<f64>() / width as f64;
+        // an input that is always zero leaves every choice open
+        let add = if mean > 0.0 { (f64::from(damping) * mean) as f32 } else { 1.0 };
+        (0..width).for_each(|j| h[j * width + j] += add);
         let last = width - 1;
         let reversed = Mat::<f64>::from_fn(width, width, |i, j| f64::from(h[(last - i) * width + last - j]));
         let factor =

@@ -6,27 +6,8 @@ pub mod drift;
 pub mod feedback;
 pub mod hessian;
 
-/// What is added to the diagonal of H: from measurements (docs/rounding.md).
-pub const DAMPING: Damping = Damping { own: 0.08, mean: 0.002 };
-
-/// Takes back what few tokens tell wrongly.
-#[derive(Clone, Copy, Debug)]
-pub struct Damping {
-    /// Relative to each element: columns say so much less of each other.
-    pub own: f32,
-    /// Relative to the mean of the diagonal: columns that are nearly always zero stay solvable.
-    pub mean: f32,
-}
-
-impl Damping {
-    /// Adds to the diagonal of `h`, `[width, width]`.
-    pub fn add_to(self, h: &mut [f32], width: usize) {
-        let mean = (0..width).map(|j| f64::from(h[j * width + j])).sum::<f64>() / width as f64;
-        // an input that is always zero leaves every choice open
-        let add = if mean > 0.0 { (f64::from(self.mean) * mean) as f32 } else { 1.0 };
-        (0..width).for_each(|j| h[j * width + j] += self.own * h[j * width + j] + add);
-    }
-}
+/// Added to the diagonal of H, relative to its mean.
+pub const DAMPING: f32 = 0.01;
 
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

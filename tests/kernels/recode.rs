@@ -5,7 +5,6 @@ use dq_gpu::kernels::encode::encode;
 use dq_gpu::kernels::recode::{RecodeInputs, recode};
 use dq_gpu::kernels::weight::Weight;
 use dq_gpu::quant::{self, GgmlType, recode::unit};
-use dq_gpu::rounding::Damping;
 use dq_gpu::rounding::coupling::Factored;
 
 use crate::common::{self, Random};
@@ -73,7 +72,7 @@ impl Case {
         let directions = random.normals(4 * block, 1.0);
         let shared = |i: usize, j: usize| (0..4).map(|d| directions[d * block + i] * directions[d * block + j]).sum();
         let h: Vec<f32> = (0..block * block).map(|at| shared(at / block, at % block)).collect();
-        let descent = Factored::new(h, block, Damping { own: 0.0, mean: 0.2 }).unwrap().descent(unit(self.ty).unwrap());
+        let descent = Factored::new(h, block, 0.2).unwrap().descent(unit(self.ty).unwrap());
         self.coupling = descent.within(0, block);
         self.moments = Some(descent.moments(0, block));
         self.metric = descent.metric;
