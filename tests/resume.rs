@@ -30,7 +30,9 @@ fn finish(mut command: Command) -> String {
 fn rounded(work: &Path) -> Vec<PathBuf> {
     let folders = fs::read_dir(work).into_iter().flatten().flatten().map(|entry| entry.path());
     let folders = folders.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("rounded-"));
-    folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    // not those being written
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "bin")).collect()
 }
 
 /// Sends `signal` when at least `count` tensors are rounded.

@@ -65,7 +65,8 @@ impl DeviceArgs {
 #[command(next_help_heading = "Device")]
 pub struct WorkArgs {
     /// Keep what is done in this folder: the same command goes on from there after it was stopped, and other targets for the
-    /// same model start from its analysis. Needs as much room as the file that is written
+    /// same model begin with its importance matrix and sensitivities. Takes as much room as all files and tries of the job; may be deleted
+    /// when no job uses it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub work: Option<PathBuf>,
 }

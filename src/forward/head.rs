@@ -81,6 +81,7 @@ impl Stream<'_> {
         tap.layer_done()?;
         Ok(FinalStates { states, positions, scored })
     }
+
     /// The weights of the final norm.
     pub(super) fn load_final_norm(&self) -> Result<Buffer> {
         load_vector(self.device, self.model, self.model.family.output_norm())

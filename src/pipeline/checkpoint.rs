@@ -21,9 +21,10 @@ use crate::source::Tensor;
 pub struct Key(blake3::Hasher);
 
 impl Key {
-    /// Results of one version of the program are not those of another.
+    /// Results of one build of the program are not those of another.
     pub fn new() -> Key {
-        Key(blake3::Hasher::new()).with("version", env!("CARGO_PKG_VERSION"))
+        let built = std::env::current_exe().and_then(fs::metadata).and_then(|file| file.modified()).ok();
+        Key(blake3::Hasher::new()).with("version", (env!("CARGO_PKG_VERSION"), built))
     }
 
     /// And on `value`.
@@ -130,21 +131,30 @@ impl KeptTensors {
     }
 }
 
+/// The content of a kept file; none if there is no such file or it is damaged.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read: `{}`", path.display())),
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read: `{}`", path.display())),
+    };
+    let content = bytes.len().saturating_sub(blake3::OUT_LEN);
+    if blake3::hash(&bytes[..content]).as_bytes().as_slice() != &bytes[content..] {
+        log::warn!("damaged, so it is made again: `{}`", path.display());
+        return Ok(None);
     }
+    bytes.truncate(content);
+    Ok(Some(bytes))
 }
 
-/// Writes a file that appears only when it is complete.
+/// Writes a file, its hash at the end, that appears only when it is complete.
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().expect("a kept file is in a folder");
     let write = || -> Result<()> {
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(bytes)?;
+        file.write_all(blake3::hash(bytes).as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
@@ -179,8 +189,12 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         assert_eq!(made(&checkpoints, &Key::new(), 1.0), 1.0);
         let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-        fs::write(&file, [0xc1]).unwrap();
-        assert_eq!(made(&checkpoints, &Key::new(), 2.0), 2.0);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[2] ^= 1;
+        for damaged in [&bytes[..], &bytes[..3], &[]] {
+            fs::write(&file, damaged).unwrap();
+            assert_eq!(made(&checkpoints, &Key::new(), 2.0), 2.0);
+        }
         assert_eq!(made(&checkpoints, &Key::new(), 3.0), 2.0);
     }
 }

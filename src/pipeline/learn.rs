@@ -65,7 +65,10 @@ impl Job<'_> {
             Way::Sweep => self.checkpoints.step("sensitivities", &known.key, || self.sweep(&imatrix, progress))?,
             Way::Probes => {
                 let found = self.probe(&known.analysis, &imatrix, &known.key, progress)?;
-                let sensitivities = self.probed_factors(&found, &imatrix, &metadata, progress)?;
+                let key = known.key.clone().with_content("probes", &found)?.with("moments", self.memory.moments_budget);
+                let sensitivities = self
+                    .checkpoints
+                    .step("sensitivities", &key, || self.probed_factors(&found, &imatrix, &metadata, progress))?;
                 probes = Some(found);
                 sensitivities
             }
@@ -75,10 +78,12 @@ impl Job<'_> {
             let types = self.considered(&known.analysis);
             let key =
                 known.key.clone().with("types", &types).with("rounding", (self.rounding, self.memory.moments_budget));
-            let key = key.with("provenance", &known.provenance);
+            let Analysis { fixed_bytes, model, .. } = known.analysis;
             known.analysis = self.checkpoints.step("analysis", &key, || {
                 self.weigh(&imatrix, &sensitivities, &types, self.rounding, &metadata, progress)
             })?;
+            // of this file's metadata and name, whatever was kept
+            known.analysis = Analysis { fixed_bytes, model, ..known.analysis };
             known.analysis.sensitivity = self.sensitivity.name().to_owned();
             clock.lap("weigh");
         }
@@ -97,8 +102,8 @@ impl Job<'_> {
     /// What everything that is learned depends on.
     fn key(&self) -> Key {
         Key::new()
-            .with("model", self.model.fingerprint())
-            .with("device", self.device.name())
+            .with("model", (self.model.fingerprint(), &self.model.hparams, self.model.changed()))
+            .with("device", (self.device.name(), self.memory.activation_budget))
             .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset))
     }
 

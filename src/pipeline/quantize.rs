@@ -237,7 +237,7 @@ impl Job<'_> {
         let ctx = self.calibration.ctx;
         let unseen = if self.rounds > 0 { TUNING_TOKENS } else { GUARD_TOKENS };
         let most = self.calibration.len().saturating_sub(unseen / ctx).max(HESSIAN_TOKENS / ctx);
-        (self.rounding_tokens / ctx).min(most)
+        (self.rounding_tokens / ctx).clamp(1, most.max(1))
     }
 
     /// Moves the plan of `draft` while that lowers the KL on text that neither rounding nor the proof uses.

@@ -52,7 +52,12 @@ pub fn round(
     progress: &dyn Progress,
 ) -> Result<()> {
     let mut rounded = Rounded { model, kept: inputs.kept, restored: HashMap::new(), tensors: HashMap::new() };
-    let missing = rounded.restore(types, sink)?;
+    let mut missing = rounded.restore(types, sink)?;
+    let moments = inputs.sensitivities.and_then(|known| known.embedding_moments.as_ref());
+    if model.output_tensor() != EMBEDDING && moments.is_none() {
+        // it has no input, and its gradients are unknown
+        missing.remove(EMBEDDING);
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -102,6 +102,8 @@ impl Plan {
     /// The same plan, its predictions scaled so that they add up to `kld`.
     pub fn scaled_to(mut self, kld: f64) -> Plan {
         if let Some(predicted) = self.predicted_kld.filter(|predicted| *predicted > 0.0) {
+            // a mean of nearly nothing may be measured a little below 0
+            let kld = kld.max(0.0);
             let nats = self.tensors.values_mut().filter_map(|tensor| tensor.predicted.as_mut());
             nats.for_each(|nats| *nats *= kld / predicted);
             self.predicted_kld = Some(kld);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -225,6 +226,16 @@ impl Weights {
             );
         }
         Ok(())
+    }
+
+    /// When the weights were last changed, where the system tells: what [`Weights::fingerprint`] may not see.
+    pub fn changed(&self) -> Option<SystemTime> {
+        let is_weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+        let files: Vec<PathBuf> = match self.path.read_dir() {
+            Ok(folder) => folder.flatten().map(|entry| entry.path()).filter(is_weights).collect(),
+            Err(_) => vec![self.path.clone()],
+        };
+        files.iter().filter_map(|path| path.metadata().and_then(|file| file.modified()).ok()).max()
     }
 
     /// A hash of the model, from names, shapes, types, sizes and samples of the content: cheap for any size.
