@@ -77,23 +77,28 @@ fn the_whole_job_is_the_same_on_both_devices() {
         let options = [&options[..], &["--prefix", prefix]].concat();
         quantize(MODEL, device, &options, &folder.path().join(name), imatrix)
     };
-    let [cpu, other] =
-        [("cpu", "cpu.gguf"), (&gpu, "gpu.gguf")].map(|(device, name)| make(device, name, "quantized", None));
+    let both = |prefix: &str, imatrix: Option<&Path>| {
+        [("cpu", "cpu.gguf"), (&gpu, "gpu.gguf")].map(|(device, name)| make(device, name, prefix, imatrix))
+    };
     let hash = |made: &Made| made.file.metadata.str("dq_gpu.plan_hash").unwrap().to_owned();
+    let [cpu, other] = both("quantized", None);
     assert_eq!(hash(&cpu), hash(&other), "the same plan");
-    for (key, tolerance) in [("predicted_kld", 1e-3), ("measured_kld", 1e-2)] {
+    // A block that changes its place moves all that is rounded behind it, in a model of random weights visibly.
+    for (key, tolerance) in [("predicted_kld", 1e-3), ("measured_kld", 0.1)] {
         let (a, b) = (cpu.figure(key), other.figure(key));
         assert!(a > 0.0 && (a - b).abs() <= tolerance * a, "{key}: {a} on the CPU, {b} on the GPU");
     }
     // Importance and second moments are sums of floats in another order: now and then two candidates of a block change places.
+    let [cpu, other] = both("original", None);
+    let (a, b) = (cpu.figure("measured_kld"), other.figure("measured_kld"));
+    assert!((a - b).abs() <= 1e-2 * a, "{a} on the CPU, {b} on the GPU");
     let (all, differing) = differing_blocks(&cpu, &other);
     assert!(differing * 100 <= all, "{differing} of {all} blocks differ");
 
     // With the same importance, and inputs that no block that changed its place has moved, every block is the same.
     let imatrix: PathBuf = folder.path().join("imatrix.gguf");
     run(&["imatrix", MODEL, "--device", "cpu", "--chunks", "4"], &[("-o", &imatrix)]);
-    let [cpu, other] =
-        [("cpu", "cpu.gguf"), (&gpu, "gpu.gguf")].map(|(device, name)| make(device, name, "original", Some(&imatrix)));
+    let [cpu, other] = both("original", Some(&imatrix));
     assert_eq!(hash(&cpu), hash(&other), "the same plan");
     assert_eq!(differing_blocks(&cpu, &other).1, 0);
 }
