@@ -22,3 +22,4 @@ pub mod rounding;
 pub mod sensitivity;
 pub mod source;
 pub mod tokenizer;
+mod whole_file;

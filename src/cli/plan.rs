@@ -13,6 +13,7 @@ use super::output::{self, TypeShare};
 use super::plan_report::PlanReport;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
 use crate::plan::{Analysis, Target, report, solve_for};
+use crate::whole_file::write_whole;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,13 +113,6 @@ fn plan(
 
 /// Writes a file that gets its name only when complete.
 fn write_text(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write the file: `{}`", path.display()))
+    let written = write_whole(path, |file| Ok(file.write_all(text.as_bytes())?));
+    written.with_context(|| format!("cannot write the file: `{}`", path.display()))
 }

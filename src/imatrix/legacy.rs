@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::{Entry, Imatrix};
+use crate::whole_file::write_whole;
 
 /// Everything is little-endian: i32 entries; per entry i32 length, name, i32 calls, i32 values, f32 values; then,
 /// optionally, i32 chunks, i32 length, dataset.
@@ -55,13 +56,8 @@ impl<'a> Cursor<'a> {
 
 pub(super) fn write(imatrix: &Imatrix, path: &Path) -> Result<()> {
     let bytes = serialize(imatrix);
-    let at = || format!("cannot write the importance matrix: `{}`", path.display());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(at)?;
-    file.write_all(&bytes).with_context(at)?;
-    file.as_file().sync_all().with_context(at)?;
-    file.persist(path).with_context(at)?;
-    Ok(())
+    let written = write_whole(path, |file| Ok(file.write_all(&bytes)?));
+    written.with_context(|| format!("cannot write the importance matrix: `{}`", path.display()))
 }
 
 fn serialize(imatrix: &Imatrix) -> Vec<u8> {

@@ -15,39 +15,32 @@ use serde::de::DeserializeOwned;
 
 use crate::quant::GgmlType;
 use crate::source::Tensor;
+use crate::whole_file::write_whole;
 
-/// What a result depends on.
+/// What a result depends on; empty where nothing is kept.
 #[derive(Clone)]
-pub struct Key(blake3::Hasher);
+pub struct Key(Option<blake3::Hasher>);
 
 impl Key {
-    /// Results of one build of the program are not those of another.
-    pub fn new() -> Key {
-        let built = std::env::current_exe().and_then(fs::metadata).and_then(|file| file.modified()).ok();
-        Key(blake3::Hasher::new()).with("version", (env!("CARGO_PKG_VERSION"), built))
-    }
-
     /// And on `value`.
     pub fn with(mut self, name: &str, value: impl Debug) -> Key {
-        self.0.update(format!("{name} {value:?}\n").as_bytes());
+        if let Some(hasher) = &mut self.0 {
+            hasher.update(format!("{name} {value:?}\n").as_bytes());
+        }
         self
     }
 
     /// And on all that is in `value`.
     pub fn with_content(mut self, name: &str, value: &impl Serialize) -> Result<Key> {
-        self.0.update(name.as_bytes());
-        rmp_serde::encode::write_named(&mut self.0, value)?;
+        if let Some(hasher) = &mut self.0 {
+            hasher.update(name.as_bytes());
+            rmp_serde::encode::write_named(hasher, value)?;
+        }
         Ok(self)
     }
 
-    fn name(&self) -> String {
-        self.0.finalize().to_hex()[..16].to_string()
-    }
-}
-
-impl Default for Key {
-    fn default() -> Self {
-        Key::new()
+    fn name(&self) -> Option<String> {
+        Some(self.0.as_ref()?.finalize().to_hex()[..16].to_string())
     }
 }
 
@@ -66,6 +59,12 @@ impl Checkpoints {
         Ok(Checkpoints { folder: Some(folder.to_owned()), ..Checkpoints::default() })
     }
 
+    /// Where keys begin: results of one build of the program are not those of another.
+    pub fn key(&self) -> Key {
+        let built = std::env::current_exe().and_then(fs::metadata).and_then(|file| file.modified()).ok();
+        Key(self.folder.as_ref().map(|_| blake3::Hasher::new())).with("version", (env!("CARGO_PKG_VERSION"), built))
+    }
+
     /// The result of `make`: kept from an earlier run, or made and kept now.
     pub fn step<T: Serialize + DeserializeOwned>(
         &self,
@@ -73,8 +72,8 @@ impl Checkpoints {
         key: &Key,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let Some(folder) = &self.folder else { return make() };
-        let path = folder.join(format!("{name}-{}.msgpack", key.name()));
+        let Some((folder, key)) = self.folder.as_ref().zip(key.name()) else { return make() };
+        let path = folder.join(format!("{name}-{key}.msgpack"));
         if let Some(bytes) = read(&path)? {
             match rmp_serde::from_slice(&bytes) {
                 Ok(kept) => {
@@ -91,7 +90,7 @@ impl Checkpoints {
 
     /// Where the rounded tensors of one file are kept.
     pub fn rounded(&self, key: &Key) -> Option<KeptTensors> {
-        let folder = self.folder.as_ref()?.join(format!("rounded-{}", key.name()));
+        let folder = self.folder.as_ref()?.join(format!("rounded-{}", key.name()?));
         self.rounded.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.clone());
         Some(KeptTensors { folder })
     }
@@ -150,16 +149,13 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// Writes a file, its hash at the end, that appears only when it is complete.
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().expect("a kept file is in a folder");
-    let write = || -> Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.write_all(blake3::hash(bytes).as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot keep what is done: `{}`", path.display()))
+    let written = fs::create_dir_all(folder).map_err(Into::into).and_then(|()| {
+        write_whole(path, |file| {
+            file.write_all(bytes)?;
+            Ok(file.write_all(blake3::hash(bytes).as_bytes())?)
+        })
+    });
+    written.with_context(|| format!("cannot keep what is done: `{}`", path.display()))
 }
 
 #[cfg(test)]
@@ -174,10 +170,10 @@ mod tests {
     fn a_step_is_made_once_for_what_it_depends_on() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(folder.path()).unwrap();
-        let key = Key::new().with("seed", 1);
+        let key = checkpoints.key().with("seed", 1);
         assert_eq!(made(&checkpoints, &key, 0.1), 0.1);
         assert_eq!(made(&checkpoints, &key, 0.2), 0.1);
-        assert_eq!(made(&checkpoints, &Key::new().with("seed", 2), 0.3), 0.3);
+        assert_eq!(made(&checkpoints, &checkpoints.key().with("seed", 2), 0.3), 0.3);
         assert_eq!(made(&Checkpoints::default(), &key, 0.4), 0.4);
     }
 
@@ -185,16 +181,16 @@ mod tests {
     fn a_damaged_file_is_made_again_and_a_failure_keeps_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(folder.path()).unwrap();
-        assert!(checkpoints.step::<f64>("number", &Key::new(), || anyhow::bail!("stopped")).is_err());
+        assert!(checkpoints.step::<f64>("number", &checkpoints.key(), || anyhow::bail!("stopped")).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert_eq!(made(&checkpoints, &Key::new(), 1.0), 1.0);
+        assert_eq!(made(&checkpoints, &checkpoints.key(), 1.0), 1.0);
         let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
         let mut bytes = fs::read(&file).unwrap();
         bytes[2] ^= 1;
         for damaged in [&bytes[..], &bytes[..3], &[]] {
             fs::write(&file, damaged).unwrap();
-            assert_eq!(made(&checkpoints, &Key::new(), 2.0), 2.0);
+            assert_eq!(made(&checkpoints, &checkpoints.key(), 2.0), 2.0);
         }
-        assert_eq!(made(&checkpoints, &Key::new(), 3.0), 2.0);
+        assert_eq!(made(&checkpoints, &checkpoints.key(), 3.0), 2.0);
     }
 }

@@ -52,8 +52,8 @@ impl Job<'_> {
         let metadata = output_metadata(self.model, Some(&imatrix), &provenance, None);
         let bare = bare_analysis(self.model, &metadata, &self.calibration.hash)?;
         let key = key.with_content("imatrix", &imatrix)?;
-        let mut known =
-            Knowledge { analysis: bare, imatrix: Some(imatrix.clone()), sensitivities: None, provenance, key };
+        let mut known = Knowledge { analysis: bare, imatrix: Some(imatrix), sensitivities: None, provenance, key };
+        let imatrix = known.imatrix.as_ref().expect("just given");
         let needs_analysis = self.goals.iter().any(Goal::needs_analysis);
         // rounding alone uses gradients at the embedding, which probes do not give
         if !needs_analysis && (self.rounding == Method::PLAIN || self.sensitivity == Way::Probes) {
@@ -62,13 +62,13 @@ impl Job<'_> {
         known.key = known.key.with("sensitivity", (self.sensitivity, self.seed));
         let mut probes = None;
         let sensitivities = match self.sensitivity {
-            Way::Sweep => self.checkpoints.step("sensitivities", &known.key, || self.sweep(&imatrix, progress))?,
+            Way::Sweep => self.checkpoints.step("sensitivities", &known.key, || self.sweep(imatrix, progress))?,
             Way::Probes => {
-                let found = self.probe(&known.analysis, &imatrix, &known.key, progress)?;
+                let found = self.probe(&known.analysis, imatrix, &known.key, progress)?;
                 let key = known.key.clone().with_content("probes", &found)?.with("moments", self.memory.moments_budget);
                 let sensitivities = self
                     .checkpoints
-                    .step("sensitivities", &key, || self.probed_factors(&found, &imatrix, &metadata, progress))?;
+                    .step("sensitivities", &key, || self.probed_factors(&found, imatrix, &metadata, progress))?;
                 probes = Some(found);
                 sensitivities
             }
@@ -80,7 +80,7 @@ impl Job<'_> {
                 known.key.clone().with("types", &types).with("rounding", (self.rounding, self.memory.moments_budget));
             let Analysis { fixed_bytes, model, .. } = known.analysis;
             known.analysis = self.checkpoints.step("analysis", &key, || {
-                self.weigh(&imatrix, &sensitivities, &types, self.rounding, &metadata, progress)
+                self.weigh(imatrix, &sensitivities, &types, self.rounding, &metadata, progress)
             })?;
             // of this file's metadata and name, whatever was kept
             known.analysis = Analysis { fixed_bytes, model, ..known.analysis };
@@ -90,7 +90,7 @@ impl Job<'_> {
         if needs_analysis && (self.probes || self.objective != Objective::Mean) {
             let found = match probes {
                 Some(found) => found,
-                None => self.probe(&known.analysis, &imatrix, &known.key, progress)?,
+                None => self.probe(&known.analysis, imatrix, &known.key, progress)?,
             };
             known.analysis.probes = Some(found);
             clock.lap("probe");
@@ -101,7 +101,8 @@ impl Job<'_> {
 
     /// What everything that is learned depends on.
     fn key(&self) -> Key {
-        Key::new()
+        self.checkpoints
+            .key()
             .with("model", (self.model.fingerprint(), &self.model.hparams, self.model.changed()))
             .with("device", (self.device.name(), self.memory.activation_budget))
             .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset))

@@ -48,12 +48,14 @@ pub fn mean_as_in(records: &[TokenRecord], domains: &[String], text: &Chunks) ->
         let place = text.domains.iter().position(|name| *name == domains[usize::from(domain)])?;
         Some(text.domain.iter().filter(|domain| usize::from(**domain) == place).count() as f64)
     };
-    let mut of_domain: BTreeMap<u16, Vec<TokenRecord>> = BTreeMap::new();
+    let mut sums: BTreeMap<u16, (f64, f64)> = BTreeMap::new();
     for record in records {
-        of_domain.entry(record.domain).or_default().push(*record);
+        let (tokens, sum) = sums.entry(record.domain).or_default();
+        *tokens += 1.0;
+        *sum += record.kld;
     }
     let shared: Vec<(f64, f64)> =
-        of_domain.iter().filter_map(|(domain, records)| Some((share(*domain)?, mean(records)))).collect();
+        sums.iter().filter_map(|(domain, (tokens, sum))| Some((share(*domain)?, sum / tokens))).collect();
     let all: f64 = shared.iter().map(|(share, _)| share).sum();
     if all == 0.0 {
         return mean(records);

@@ -53,8 +53,9 @@ pub fn round(
 ) -> Result<()> {
     let mut rounded = Rounded { model, kept: inputs.kept, restored: HashMap::new(), tensors: HashMap::new() };
     let mut missing = rounded.restore(types, sink)?;
-    let moments = inputs.sensitivities.and_then(|known| known.embedding_moments.as_ref());
-    if model.output_tensor() != EMBEDDING && moments.is_none() {
+    let is_tied = model.output_tensor() == EMBEDDING;
+    let moments = inputs.sensitivities.and_then(|known| known.embedding_moments.as_ref()).filter(|_| !is_tied);
+    if !is_tied && moments.is_none() {
         // it has no input, and its gradients are unknown
         missing.remove(EMBEDDING);
     }
@@ -74,15 +75,15 @@ pub fn round(
         Prefix::Original => {
             progress.begin(&step, stream.work());
             stream.final_states(model, 0..chunks.ctx, &mut rounding, progress)?;
-            rounding.round_embedding()?;
+            rounding.round_embedding(moments)?;
         }
         Prefix::Quantized => {
-            let is_first = rounding.missing.contains_key(model.output_tensor()) && model.output_tensor() == EMBEDDING;
+            let is_first = is_tied && rounding.missing.contains_key(EMBEDDING);
             progress.begin(&step, Lanes::work(&stream) + if is_first { stream.work() } else { 0 });
-            match is_first {
-                true => rounding.round_tied_embedding(&stream, progress)?,
-                false => rounding.round_embedding()?,
+            if is_first {
+                rounding.round_tied_embedding(&stream, progress)?;
             }
+            rounding.round_embedding(moments)?;
             rounding.walk(&stream, progress)?;
         }
     }
@@ -229,13 +230,11 @@ impl Rounding<'_, '_> {
         self.round_layer()
     }
 
-    /// The token embedding has no input: its errors are worth what the gradients say that arrive there.
-    fn round_embedding(&mut self) -> Result<()> {
-        let Some(ty) = self.missing.get(EMBEDDING).copied() else { return Ok(()) };
-        let moments = self.inputs.sensitivities.and_then(|known| known.embedding_moments.clone());
-        let Some(moments) = moments.filter(|_| self.model.output_tensor() != EMBEDDING) else { return Ok(()) };
+    /// An embedding of its own has no input: its errors are worth what the gradients say that arrive there.
+    fn round_embedding(&mut self, moments: Option<&Vec<f32>>) -> Result<()> {
+        let Some((ty, moments)) = self.missing.get(EMBEDDING).copied().zip(moments) else { return Ok(()) };
         let tensor = self.model.require(EMBEDDING)?;
-        let panel = Panel::unjudged(self.device, moments, tensor.cols, self.inputs.method)?;
+        let panel = Panel::unjudged(self.device, moments.clone(), tensor.cols, self.inputs.method)?;
         self.round_tensor(tensor, ty, &mut [panel])
     }
 

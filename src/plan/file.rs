@@ -14,6 +14,7 @@ use super::analysis::{Analysis, padded};
 use super::ftype::Ftype;
 use super::mixes::{Fallback, nearest_ftype};
 use crate::quant::GgmlType;
+use crate::whole_file::write_whole;
 
 /// The version of the plan file that this program writes and reads.
 pub const PLAN_VERSION: u32 = 1;
@@ -201,15 +202,9 @@ struct Versioned {
 
 /// Writes pretty JSON under its final name only when complete.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let shown = path.display();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write the file: `{shown}`"))
+    let written = write_whole(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, value)?;
+        Ok(file.write_all(b"\n")?)
+    });
+    written.with_context(|| format!("cannot write the file: `{}`", path.display()))
 }
