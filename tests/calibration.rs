@@ -210,6 +210,29 @@ fn chunks_alternate_between_domains_and_drop_tails() {
 }
 
 #[test]
+fn two_texts_take_turns_and_share_domains() {
+    let tokenizer = tiny();
+    let cut = |parts: &[(&str, usize)], limit| {
+        let documents: Vec<_> = parts.iter().map(|(domain, tokens)| long(domain, &tokenizer, *tokens)).collect();
+        Chunks::cut(&documents, &tokenizer, 16, limit).unwrap()
+    };
+    let (own, other) = (cut(&[("law", 80)], None), cut(&[("chat", 40), ("law", 40)], None));
+    assert_eq!((own.len(), other.len()), (5, 4));
+    let both = own.clone().alternate(other.clone(), None).unwrap();
+    assert_eq!(both.domains, ["law", "chat"]);
+    assert_eq!(both.domain, [0, 1, 0, 0, 0, 1, 0, 0, 0]);
+    let order =
+        [(&own, 0), (&other, 0), (&own, 1), (&other, 1), (&own, 2), (&other, 2), (&own, 3), (&other, 3), (&own, 4)];
+    for (at, (text, index)) in order.into_iter().enumerate() {
+        assert_eq!((both.chunk(at), both.first[at]), (text.chunk(index), text.first[index]));
+    }
+    let limited = own.clone().alternate(other, Some(3)).unwrap();
+    assert_eq!((limited.tokens.as_slice(), limited.len()), (&both.tokens[..48], 3));
+    assert_eq!(limited.hash, both.prefix(3).hash);
+    assert!(own.alternate(cut(&[("chat", 80)], None).prefix(1), None).is_ok());
+}
+
+#[test]
 fn domains_too_small_for_a_chunk_are_pooled() {
     let tokenizer = tiny();
     let documents: Vec<_> = ["a", "b", "c"].iter().map(|d| long(d, &tokenizer, 10)).collect();

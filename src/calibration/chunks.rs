@@ -60,6 +60,38 @@ impl Chunks {
         Ok(Self::finish(tokens, domain, names, tokenizer, ctx))
     }
 
+    /// Chunks of both texts in turn, for as long as there are two, at most `limit` of them: each text has half of any prefix.
+    /// Domains of the same name are one.
+    pub fn alternate(self, other: Self, limit: Option<usize>) -> Result<Self> {
+        ensure!(self.ctx == other.ctx, "chunks of {} and {} tokens cannot be mixed", self.ctx, other.ctx);
+        let mut domains = self.domains.clone();
+        let places: Vec<u16> = (other.domains.iter())
+            .map(|name| {
+                let place = domains.iter().position(|known| known == name).unwrap_or(domains.len());
+                if place == domains.len() {
+                    domains.push(name.clone());
+                }
+                place as u16
+            })
+            .collect();
+        let in_turn = (0..self.len().max(other.len())).flat_map(|at| [(&self, at), (&other, at)]);
+        let order: Vec<(&Self, usize)> =
+            in_turn.filter(|(text, at)| *at < text.len()).take(limit.unwrap_or(usize::MAX)).collect();
+        let tokens: Vec<u32> = order.iter().flat_map(|(text, at)| text.chunk(*at)).copied().collect();
+        let place = |text: &Self, at: usize| match std::ptr::eq(text, &other) {
+            true => places[usize::from(text.domain[at])],
+            false => text.domain[at],
+        };
+        Ok(Self {
+            ctx: self.ctx,
+            domain: order.iter().map(|(text, at)| place(text, *at)).collect(),
+            first: order.iter().map(|(text, at)| text.first[*at]).collect(),
+            hash: hash(&tokens),
+            tokens,
+            domains,
+        })
+    }
+
     /// Chunks of one plain text exactly as llama-perplexity makes them of the file given with `-f`: one stream with
     /// special tokens added and none parsed, one trailing line break removed, cut every `ctx` tokens.
     ///

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueHint};
 
 use super::Global;
-use super::common::{self, CalibrationArgs, DeviceArgs, TypeArgs, WorkArgs};
+use super::common::{self, CalibrationArgs, DeviceArgs, MixArgs, TypeArgs, WorkArgs};
 use super::objective::SensitivityArgs;
 use super::output::{self, AnalyzeReport};
 use super::progress::Bars;
@@ -39,6 +39,8 @@ pub struct AnalyzeArgs {
     pub types: TypeArgs,
     #[command(flatten)]
     pub text: CalibrationArgs,
+    #[command(flatten)]
+    pub mix: MixArgs,
     /// Importance matrix, ours or llama.cpp's, instead of one made from the calibration text
     #[arg(long, value_name = "FILE", help_heading = "Text", value_hint = ValueHint::FilePath)]
     pub imatrix: Option<PathBuf>,
@@ -74,7 +76,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
     let reader = Reader::new(&model)?;
-    let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
     let types = args.types.candidates(&model, &[]);
     let job = Job {

@@ -33,6 +33,16 @@ pub struct CalibrationArgs {
     pub chunks: Option<u32>,
 }
 
+/// Whether other text is mixed in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Text")]
+pub struct MixArgs {
+    /// Calibrate on the text of --calibration alone. Otherwise the built-in set takes turns with it, so that the file is good
+    /// for text of other kinds too
+    #[arg(long, requires = "calibration")]
+    pub calibration_only: bool,
+}
+
 /// Where the work runs.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Device")]

@@ -4,6 +4,7 @@
 mod analyze;
 mod common;
 mod devices;
+mod domains;
 mod imatrix;
 mod inspect;
 mod kld;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::Global;
+use super::domains::{DomainShare, domains_text};
 use super::objective::outlook_line;
 use super::table::{Align, Table, bytes, grouped};
 use crate::gguf::Summary;
@@ -84,6 +85,9 @@ pub struct QuantizeReport {
     pub same_top: f64,
     /// Held-out tokens measured.
     pub tokens: usize,
+    /// The same by domain, where the text has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<DomainShare>,
     /// How it was found out what errors cost; empty where no plan needed it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sensitivity: String,
@@ -110,6 +114,9 @@ impl Report for QuantizeReport {
     fn human(&self) -> String {
         let mut text = format!("{}\n{}\n", steps_table(&self.seconds), types_table(&self.types));
         text += &fallback_lines(&self.fallbacks);
+        if !self.domains.is_empty() {
+            text += &domains_text(&self.domains);
+        }
         line(&mut text, "output", &self.output.display().to_string());
         line(&mut text, "size", &size_and_bpw(self.bytes, self.bpw));
         if let Some(kld) = self.predicted_kld {

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::Global;
-use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, TypeArgs, WorkArgs};
+use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, MixArgs, TypeArgs, WorkArgs};
+use super::domains::DomainShare;
 use super::objective::{ObjectiveArgs, SensitivityArgs};
 use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
 use super::progress::Bars;
@@ -57,6 +58,8 @@ pub struct QuantizeArgs {
     pub keep: KeepArgs,
     #[command(flatten)]
     pub text: CalibrationArgs,
+    #[command(flatten)]
+    pub mix: MixArgs,
     /// Importance matrix, ours or llama.cpp's, instead of one made from the calibration text
     #[arg(long, value_name = "FILE", help_heading = "Text", value_hint = ValueHint::FilePath)]
     pub imatrix: Option<PathBuf>,
@@ -110,7 +113,7 @@ fn work(
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
     let reader = Reader::new(&model)?;
-    let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+    let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
     let job = Job {
         device: &device,
@@ -156,6 +159,7 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         measured_kld_se: outcome.report.all.mean_kld_se,
         same_top: outcome.report.all.same_top,
         tokens: outcome.report.all.tokens,
+        domains: DomainShare::list(&outcome.report),
         sensitivity: outcome.sensitivity,
         objective: outcome.outlook,
         device,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::common::{CalibrationArgs, MixArgs};
 use crate::calibration::{self, ChatTemplate, Chunks, Document};
 use crate::source::Model;
 use crate::tokenizer::Tokenizer;
@@ -33,6 +34,17 @@ impl Reader {
         }
         let name = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         Ok((self.cut(&calibration::load(paths, &self.template)?, ctx, chunks)?, name))
+    }
+
+    /// Calibration text for a file: the user's and the built-in set in turn, or one of them. Also what to call it in files.
+    pub fn mixed_calibration(&self, text: &CalibrationArgs, mix: &MixArgs) -> Result<(Chunks, String)> {
+        if text.calibration.is_empty() || mix.calibration_only {
+            return self.calibration(&text.calibration, text.ctx, text.chunks);
+        }
+        let (own, name) = self.calibration(&text.calibration, text.ctx, text.chunks)?;
+        let (built_in, _) = self.calibration(&[], text.ctx, text.chunks)?;
+        let chunks = own.alternate(built_in, text.chunks.map(|n| n as usize))?;
+        Ok((chunks, format!("{name}, {BUILT_IN}")))
     }
 
     /// The built-in text that no calibration sees.

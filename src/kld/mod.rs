@@ -8,5 +8,5 @@ pub mod stats;
 
 pub use interval::{Comparison, compare};
 pub use logits_file::{LogitsFile, LogitsWriter};
-pub use report::Report;
+pub use report::{Domain, Report};
 pub use stats::{Statistics, TokenRecord};
