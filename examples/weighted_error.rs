@@ -17,7 +17,7 @@ use dq_gpu::forward::{Stream, StreamOptions, tap::Tap};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::kernels::{matmul::matmul, row_dot::row_dot, weight::Weight};
 use dq_gpu::progress::Silent;
-use dq_gpu::rounding::hessian::HessianTap;
+use dq_gpu::rounding::hessian::{HeldOut, HessianTap, Texts};
 use dq_gpu::source::{Model, Tensor};
 use dq_gpu::tokenizer::Tokenizer;
 use serde_json::json;
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
         base: &base,
         quant: &quant,
         imatrix: Imatrix::read(&options.imatrix)?,
-        hessians: HessianTap::new(&device, chunks.ctx, None, usize::MAX),
+        hessians: HessianTap::new(&device, chunks.ctx, HeldOut::Nothing, usize::MAX),
         found: quant.iter().map(|_| BTreeMap::new()).collect(),
     };
     stream.final_states(&base, 0..chunks.ctx, &mut meter, &Silent)?;
@@ -96,7 +96,7 @@ impl Tap for Meter<'_> {
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
             let [panel] = hessian.panels.as_slice() else { bail!("--device: an input's second moments do not fit") };
-            let moments = panel.judge_matrix(self.device)?;
+            let moments = panel.matrix(self.device, Texts::HeldOut)?;
             for name in &hessian.weights {
                 let tensor = self.base.require(name)?;
                 let Some(weights) = self.imatrix.known_importance(&tensor.name, tensor.cols) else { continue };

@@ -14,7 +14,7 @@ use dq_gpu::progress::Silent;
 use dq_gpu::quant::{self, GgmlType};
 use dq_gpu::rounding::coupling::Factored;
 use dq_gpu::rounding::drift::{REPAIR, Repair};
-use dq_gpu::rounding::hessian::HessianTap;
+use dq_gpu::rounding::hessian::{HeldOut, HessianTap, Texts};
 use dq_gpu::rounding::{DAMPING, Method, Prefix};
 use dq_gpu::source::Model;
 use serde_json::Value;
@@ -133,7 +133,7 @@ fn repair_solves_the_normal_equations() {
     for device in common::devices() {
         let upload = |values: &[f32]| device.upload("states", values).unwrap();
         let (original, quantized, residuals) = (upload(&x), upload(&moved), [upload(&h), upload(&other)]);
-        let mut tap = HessianTap::new(&device, tokens / 3, None, 1 << 30);
+        let mut tap = HessianTap::new(&device, tokens / 3, HeldOut::Nothing, 1 << 30);
         let inputs = LaneInputs {
             weights: &["w".to_owned()],
             width,
@@ -143,9 +143,9 @@ fn repair_solves_the_normal_equations() {
         };
         tap.linear_inputs(&inputs, tokens).unwrap();
         let hessian = tap.take().remove(0);
-        let sums = &hessian.panels[0].fit;
-        let factored = Factored::new(sums.h(&device).unwrap(), width, DAMPING).unwrap();
-        let drift = sums.drift(&device).unwrap().unwrap();
+        let panel = &hessian.panels[0];
+        let factored = Factored::new(panel.h(&device, Texts::All).unwrap(), width, DAMPING).unwrap();
+        let drift = panel.drift(&device, Texts::All).unwrap().unwrap();
         let repair = Repair::new(&device, drift, &factored.inverse()).unwrap();
         let shift = repair.shift(&device, &weights, 0..rows).unwrap();
 

@@ -23,9 +23,9 @@ use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
-use crate::rounding::Method;
 use crate::rounding::feedback::Rounders;
-use crate::rounding::hessian::{self, Hessian, HessianTap, matrix};
+use crate::rounding::hessian::{self, HeldOut, Hessian, HessianTap, Texts, matrix, shrunk};
+use crate::rounding::{Method, SHRINK};
 use crate::sensitivity::{Factor, Sensitivities};
 use crate::source::{Model, Tensor};
 
@@ -111,7 +111,8 @@ pub fn analyze(device: &Device, inputs: &AnalysisInputs, progress: &dyn Progress
     let mut analysis = bare_analysis(inputs.model, inputs.metadata, inputs.calibration_hash)?;
     let chunks = inputs.chunks;
     // half of the texts to round with, half to judge by
-    let halves = (inputs.rounding != Method::PLAIN && chunks.len() > 1).then_some(2);
+    let is_split = inputs.rounding != Method::PLAIN && chunks.len() > 1;
+    let halves = if is_split { HeldOut::OneIn(2) } else { HeldOut::Nothing };
     let stream = Stream::new(device, inputs.model, &chunks.tokens, chunks.ctx, inputs.memory)?;
     let mut weigher = Weigher {
         device,
@@ -194,17 +195,18 @@ impl<'a> Weigher<'a> {
     fn panel(&self, panel: &hessian::Panel) -> Result<Panel<'a>> {
         Ok(Panel {
             cols: panel.cols.clone(),
-            judges: vec![Rc::new(panel.judge_matrix(self.device)?)],
-            rounders: self.rounders(panel.fit.h(self.device)?, panel.cols.len())?,
+            judges: vec![Rc::new(panel.matrix(self.device, Texts::HeldOut)?)],
+            rounders: self.rounders(shrunk(panel.h(self.device, Texts::Fit)?, SHRINK), panel.cols.len())?,
         })
     }
 
     /// For a tensor that is the token embedding too.
     fn two_roles(&self, tensor: &Tensor, hessian: &Hessian) -> Result<Option<Panel<'a>>> {
-        let Some(mixture) = role_mixture(self.device, self.inputs.sensitivities, &tensor.name, hessian)? else {
+        let known = self.inputs.sensitivities;
+        let Some(mixture) = role_mixture(self.device, known, &tensor.name, hessian, Texts::Fit)? else {
             return Ok(None);
         };
-        let mut judges = vec![Rc::new(hessian.panels[0].judge_matrix(self.device)?)];
+        let mut judges = vec![Rc::new(hessian.panels[0].matrix(self.device, Texts::HeldOut)?)];
         judges.extend(self.embedding_judge(tensor)?);
         Ok(Some(Panel { cols: 0..tensor.cols, judges, rounders: self.rounders(mixture, tensor.cols)? }))
     }
@@ -228,6 +230,7 @@ pub fn role_mixture(
     sensitivities: &Sensitivities,
     name: &str,
     hessian: &Hessian,
+    texts: Texts,
 ) -> Result<Option<Vec<f32>>> {
     let Some([reader, embedding]) = sensitivities.factors.get(name).map(Vec::as_slice) else { return Ok(None) };
     let Some(gradient) = &sensitivities.embedding_moments else { return Ok(None) };
@@ -235,7 +238,8 @@ pub fn role_mixture(
     let worth = |factor: &Factor| factor.rows.iter().map(|row| f64::from(*row)).sum::<f64>() as f32;
     // to eight bits: the last bits of sums over tokens would change every code that follows
     let ratio = half::bf16::from_f32(worth(embedding) / worth(reader).max(f32::MIN_POSITIVE)).to_f32();
-    Ok(Some(whole.fit.h(device)?.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect()))
+    let h = shrunk(whole.h(device, texts)?, SHRINK);
+    Ok(Some(h.iter().zip(gradient).map(|(h, g)| h + ratio * g).collect()))
 }
 
 fn candidates(

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::encoded::Encoded;
 use super::learn::Knowledge;
 use super::quantize::{Draft, Job};
 use super::reference::{Reference, mean};
@@ -12,6 +13,7 @@ use super::refine::Tuning;
 use crate::forward::Stream;
 use crate::progress::Progress;
 use crate::rounding::Method;
+use crate::source::Tensor;
 
 /// Tokens of calibration text, unseen by rounding, on which it is judged.
 pub(super) const GUARD_TOKENS: usize = 4 << 10;
@@ -51,19 +53,25 @@ impl Job<'_> {
             log::info!("no calibration text is left to compare rounding with plain encoding on");
             return Ok(None);
         }
-        let mut plain = self.write(draft.plan.clone(), Method::PLAIN, knowledge, output, progress)?;
+        let planned = |tensor: &Tensor| Some((tensor.name.clone(), draft.plan.ty(&tensor.name)?));
+        let plain = Encoded {
+            device: self.device,
+            model: self.model,
+            imatrix: knowledge.imatrix.as_ref(),
+            types: &self.model.tensors.iter().filter_map(planned).collect(),
+        };
         let stream = Stream::new(self.device, self.model, &chunks.tokens, ctx, self.memory)?;
         let tuning = Tuning { reference: Reference::new(&stream, &chunks, progress)? };
         let guard = Guard {
             rounded: mean(&tuning.measure(draft.writer.readable()?, None, progress)?),
-            plain: mean(&tuning.measure(plain.writer.readable()?, None, progress)?),
+            plain: mean(&tuning.reference.compare(&plain, progress)?),
             tokens: chunks.tokens.len(),
         };
         if !guard.keeps_rounding() {
             log::warn!(
                 "rounding does not lower the KL on text that it has not seen, so every block is encoded for itself"
             );
-            *draft = plain;
+            *draft = self.write(draft.plan.clone(), Method::PLAIN, knowledge, output, progress)?;
         }
         Ok(Some(guard))
     }

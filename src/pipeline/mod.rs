@@ -3,6 +3,7 @@
 
 mod analyze;
 pub mod checkpoint;
+mod encoded;
 pub mod guard;
 pub mod learn;
 mod listen;
@@ -15,6 +16,7 @@ pub mod refine;
 mod round;
 mod round_tensor;
 mod sample;
+mod strength;
 mod write;
 
 pub use analyze::{AnalysisInputs, analyze, bare_analysis};

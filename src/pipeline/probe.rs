@@ -1,23 +1,18 @@
 //! Probing: group after group in a coarse type, everything else as it is, and the KL of every token.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 
-use super::analyze::slabs;
+use super::encoded::{Encoded, Types};
 use super::reference::{Parts, Reference, mean};
 use crate::calibration::Chunks;
 use crate::device::Device;
-use crate::forward::weights::WeightSource;
 use crate::forward::{Stream, StreamOptions};
 use crate::imatrix::Imatrix;
-use crate::kernels::encode::encode_values;
 use crate::kld::TokenRecord;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::sensitivity::probe::{FIRST_STEP, Group, KLD_RANGE, Probe, Probes, steps};
-use crate::source::{Model, Tensor};
+use crate::source::Model;
 
 /// Tokens on which probe types are chosen.
 const TRIAL_TOKENS: usize = 2 << 10;
@@ -33,9 +28,6 @@ pub struct ProbeInputs<'a> {
     /// Predicted KL of a tensor in a type, where it is known: spares trials.
     pub predicted: &'a dyn Fn(&str, GgmlType) -> Option<f64>,
 }
-
-/// Types by tensor.
-type Types = BTreeMap<String, GgmlType>;
 
 /// Probes every group, each in types in which its mean KL lies in [`KLD_RANGE`] if there are such.
 pub fn probe(device: &Device, inputs: &ProbeInputs, progress: &dyn Progress) -> Result<Probes> {
@@ -123,28 +115,8 @@ fn compare(
     types: &Types,
     progress: &dyn Progress,
 ) -> Result<Vec<TokenRecord>> {
-    reference.compare(&Coarse { device, model: inputs.model, imatrix: inputs.imatrix, types }, progress)
-}
-
-/// The model with some tensors encoded when they are read, so that no more than one is held.
-struct Coarse<'a> {
-    device: &'a Device,
-    model: &'a Model,
-    imatrix: &'a Imatrix,
-    types: &'a Types,
-}
-
-impl WeightSource for Coarse<'_> {
-    fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
-        let Some(ty) = self.types.get(&tensor.name) else { return self.model.read(tensor) };
-        let weights = self.device.upload("importance", &self.imatrix.importance(&tensor.name, tensor.cols))?;
-        let mut bytes = Vec::new();
-        for rows in slabs(tensor) {
-            let values = self.model.f32_rows(tensor, rows)?;
-            bytes.extend(encode_values(self.device, *ty, &values, &weights, tensor.cols)?);
-        }
-        Ok((*ty, Cow::Owned(bytes)))
-    }
+    let source = Encoded { device, model: inputs.model, imatrix: Some(inputs.imatrix), types };
+    reference.compare(&source, progress)
 }
 
 #[cfg(test)]

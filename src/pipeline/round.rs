@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 use super::analyze::{role_mixture, slabs};
 use super::checkpoint::KeptTensors;
-use super::round_tensor::{Panel, TensorRounding};
+use super::round_tensor::{Panel, TensorRounding, Way};
+use super::strength::shrink;
 use crate::calibration::Chunks;
 use crate::device::{Buffer, Device};
 use crate::forward::lanes::{LaneInputs, LaneTap, Lanes};
@@ -17,7 +18,7 @@ use crate::forward::{Stream, StreamOptions};
 use crate::imatrix::Imatrix;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
-use crate::rounding::hessian::{Hessian, HessianTap};
+use crate::rounding::hessian::{HeldOut, Hessian, HessianTap, Texts};
 use crate::rounding::{Method, Prefix};
 use crate::sensitivity::Sensitivities;
 use crate::source::{Model, Tensor};
@@ -38,7 +39,7 @@ pub type Sink<'a> = dyn FnMut(&Tensor, &[u8]) -> Result<()> + 'a;
 
 const EMBEDDING: &str = "token_embd.weight";
 
-/// One text in so many is held out, to see whether rounding fits more than the text it saw.
+/// One text in so many is held out where domains are too few, to see whether rounding fits more than the text it saw.
 const HELD_OUT: usize = 8;
 
 /// Rounds the tensors that `types` names and whose second moments are known; the others are left to the caller.
@@ -66,9 +67,9 @@ pub fn round(
         0 => "rounding".to_owned(),
         kept => format!("rounding, {kept} of {} kept", types.len()),
     };
-    let (chunks, held_out) = (inputs.chunks, HELD_OUT.min(inputs.chunks.len()));
+    let chunks = inputs.chunks;
     let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
-    let held_out = (held_out > 1).then_some(held_out);
+    let held_out = HeldOut::of(&chunks.domain, HELD_OUT);
     let hessians = HessianTap::new(device, chunks.ctx, held_out, inputs.memory.moments_budget);
     let mut rounding = Rounding { device, model, missing, imatrix, inputs, hessians, rounded, sink };
     match inputs.method.prefix {
@@ -173,7 +174,7 @@ impl Tap for HeadTap<'_, '_> {
     }
 }
 
-impl Rounding<'_, '_> {
+impl<'a> Rounding<'a, '_> {
     /// Layer by layer, each behind the ones that are rounded already.
     fn walk(&mut self, stream: &Stream, progress: &dyn Progress) -> Result<()> {
         let mut lanes = Lanes::new(stream, &self.rounded)?;
@@ -198,27 +199,31 @@ impl Rounding<'_, '_> {
     /// Rounds every weight that reads this input.
     fn round_readers(&mut self, hessian: &Hessian) -> Result<()> {
         let (device, method) = (self.device, self.inputs.method);
-        let mut shared = None;
+        let mut alone = Vec::new();
         for name in &hessian.weights {
             let Some(ty) = self.missing.get(name).copied() else { continue };
             let tensor = self.model.require(name)?;
             let mixture = match self.inputs.sensitivities {
-                Some(known) => role_mixture(device, known, name, hessian)?,
+                Some(known) => role_mixture(device, known, name, hessian, Texts::All)?,
                 None => None,
             };
             match mixture {
-                Some(h) => self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?])?,
-                None => {
-                    let panels = match &mut shared {
-                        Some(panels) => panels,
-                        None => {
-                            let panels = hessian.panels.iter().map(|panel| Panel::new(device, panel, method));
-                            shared.insert(panels.collect::<Result<Vec<_>>>()?)
-                        }
-                    };
-                    self.round_tensor(tensor, ty, panels)?;
+                Some(h) => {
+                    self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?], None)?
                 }
+                None => alone.push((tensor, ty)),
             }
+        }
+        let readers =
+            alone.iter().map(|(tensor, ty)| self.tensor_rounding(tensor, *ty).reader()).collect::<Result<Vec<_>>>()?;
+        let panel = |panel| Panel::new(device, panel, shrink(device, panel, &readers, method)?, method);
+        let mut panels: Vec<Panel> = hessian.panels.iter().map(panel).collect::<Result<_>>()?;
+        let mut judged = Vec::new();
+        for ((tensor, ty), reader) in alone.into_iter().zip(&readers) {
+            judged.push((tensor, ty, self.tensor_rounding(tensor, ty).ways(&reader.sample, &mut panels)?));
+        }
+        for (tensor, ty, ways) in judged {
+            self.round_tensor(tensor, ty, &mut panels, Some(ways))?;
         }
         Ok(())
     }
@@ -235,12 +240,25 @@ impl Rounding<'_, '_> {
         let Some((ty, moments)) = self.missing.get(EMBEDDING).copied().zip(moments) else { return Ok(()) };
         let tensor = self.model.require(EMBEDDING)?;
         let panel = Panel::unjudged(self.device, moments.clone(), tensor.cols, self.inputs.method)?;
-        self.round_tensor(tensor, ty, &mut [panel])
+        self.round_tensor(tensor, ty, &mut [panel], None)
     }
 
-    fn round_tensor(&mut self, tensor: &Tensor, ty: GgmlType, panels: &mut [Panel]) -> Result<()> {
+    fn tensor_rounding(&self, tensor: &'a Tensor, ty: GgmlType) -> TensorRounding<'a> {
         let weights = self.imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
         let weights = weights.unwrap_or_else(|| vec![1.0; tensor.cols]);
+        TensorRounding { device: self.device, model: self.model, tensor, ty, weights }
+    }
+
+    /// `ways` by panel; the first one for all where nothing judges.
+    fn round_tensor(
+        &mut self,
+        tensor: &'a Tensor,
+        ty: GgmlType,
+        panels: &mut [Panel],
+        ways: Option<Vec<Way>>,
+    ) -> Result<()> {
+        let rounding = self.tensor_rounding(tensor, ty);
+        let ways = ways.unwrap_or_else(|| vec![Way::Rounded; panels.len()]);
         let is_followed = self.inputs.method.prefix == Prefix::Quantized;
         let mut whole = Vec::new();
         let mut sink = |bytes: &[u8]| {
@@ -249,8 +267,7 @@ impl Rounding<'_, '_> {
             }
             (self.sink)(tensor, bytes)
         };
-        let rounding = TensorRounding { device: self.device, model: self.model, tensor, ty, weights };
-        rounding.round(panels, slabs(tensor), &mut sink)?;
+        rounding.round(panels, &ways, slabs(tensor), &mut sink)?;
         if let Some(kept) = self.inputs.kept {
             kept.keep(tensor, &whole)?;
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::sample::{Sample, columns};
+use super::strength::Reader;
 use crate::device::{Buffer, Device};
 use crate::kernels::encode::encode_values;
 use crate::kernels::weight::Weight;
@@ -12,7 +13,7 @@ use crate::quant::GgmlType;
 use crate::rounding::Method;
 use crate::rounding::drift::{Drift, Repair};
 use crate::rounding::feedback::Rounders;
-use crate::rounding::hessian;
+use crate::rounding::hessian::{self, Texts, shrunk};
 use crate::source::{Model, Tensor};
 
 /// Rows on which ways to round are judged.
@@ -20,9 +21,25 @@ const JUDGED_ROWS: usize = 128;
 
 /// Some columns of a linear input, with what rounding its readers needs.
 pub struct Panel<'a> {
+    device: &'a Device,
+    method: Method,
     cols: Range<usize>,
-    rounders: Rounders<'a>,
+    source: Source<'a>,
+    /// Made when they are needed, and only the last one kept: each is several times as large as H.
+    fitted: Option<(Texts, Fitted<'a>)>,
     judge: Option<Judge>,
+}
+
+/// Where H comes from.
+enum Source<'a> {
+    /// And the share of what it says of pairs of columns that is left out.
+    Gathered(&'a hessian::Panel, f32),
+    Given(Vec<f32>),
+}
+
+/// Fitted to some texts.
+struct Fitted<'a> {
+    rounders: Rounders<'a>,
     repair: Option<Repair>,
 }
 
@@ -32,9 +49,9 @@ struct Judge {
     drift: Option<Drift>,
 }
 
-/// A way to round.
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
+/// A way to round some columns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
     /// Each block for itself.
     Plain,
     Rounded,
@@ -43,61 +60,79 @@ enum Way {
 }
 
 impl<'a> Panel<'a> {
-    pub fn new(device: &'a Device, panel: &hessian::Panel, method: Method) -> Result<Self> {
-        let width = panel.cols.len();
-        let rounders = Rounders::new(device, panel.fit.h(device)?, width, method)?;
-        let drift = panel.fit.drift(device)?;
-        let repair = drift.map(|drift| Repair::new(device, drift, &rounders.inverse())).transpose()?;
-        let judge = Judge { h: panel.judge_matrix(device)?, drift: panel.judge().drift(device)? };
-        Ok(Panel { cols: panel.cols.clone(), rounders, judge: Some(judge), repair })
+    /// `shrink` is the share of what H says of pairs of columns that is left out.
+    pub fn new(device: &'a Device, panel: &'a hessian::Panel, shrink: f32, method: Method) -> Result<Self> {
+        let judge = Judge { h: panel.matrix(device, Texts::HeldOut)?, drift: panel.drift(device, Texts::HeldOut)? };
+        let (cols, source) = (panel.cols.clone(), Source::Gathered(panel, shrink));
+        Ok(Panel { device, method, cols, source, fitted: None, judge: Some(judge) })
     }
 
     /// All columns, rounded by `h`, whatever that gives.
     pub fn unjudged(device: &'a Device, h: Vec<f32>, width: usize, method: Method) -> Result<Self> {
-        Ok(Panel { cols: 0..width, rounders: Rounders::new(device, h, width, method)?, judge: None, repair: None })
+        Ok(Panel { device, method, cols: 0..width, source: Source::Given(h), fitted: None, judge: None })
+    }
+
+    fn fitted(&mut self, texts: Texts) -> Result<&mut Fitted<'a>> {
+        if self.fitted.as_ref().is_none_or(|(kept, _)| *kept != texts) {
+            self.fitted = None;
+            let (device, width) = (self.device, self.cols.len());
+            let (h, drift) = match &self.source {
+                Source::Gathered(panel, share) => {
+                    (shrunk(panel.h(device, texts)?, *share), panel.drift(device, texts)?)
+                }
+                Source::Given(h) => (h.clone(), None),
+            };
+            let rounders = Rounders::new(device, h, width, self.method)?;
+            let repair = drift.map(|drift| Repair::new(device, drift, &rounders.inverse())).transpose()?;
+            self.fitted = Some((texts, Fitted { rounders, repair }));
+        }
+        Ok(&mut self.fitted.as_mut().expect("just made").1)
     }
 
     /// The best way for these rows, on held-out tokens.
-    fn way(&mut self, device: &Device, sample: &Sample, ty: GgmlType, weights: &[f32]) -> Result<Way> {
-        let Some(judge) = &self.judge else { return Ok(Way::Rounded) };
+    fn way(&mut self, sample: &Sample, ty: GgmlType, weights: &[f32]) -> Result<Way> {
+        let device = self.device;
         let part = sample.columns(self.cols.clone())?;
-        let importance = device.upload("importance", &weights[self.cols.clone()])?;
+        let weights = &weights[self.cols.clone()];
+        // put back below: what is fitted borrows the panel as a whole
+        let Some(judge) = self.judge.take() else { return Ok(Way::Rounded) };
         let missed = judge.missed(device, &part)?;
         let cost = |encoded: &Weight| judge.cost(&part, encoded, missed.as_ref());
-        let plain = cost(&part.encode(ty, &importance)?)?;
-        let mut wanted = part.values.clone();
-        let mut way = Way::Rounded;
-        if let Some(repair) = &self.repair {
+        let plain = cost(&part.encode(ty, &device.upload("importance", weights)?)?)?;
+        let fitted = self.fitted(Texts::Fit)?;
+        let (mut wanted, mut way) = (part.values.clone(), Way::Rounded);
+        if let Some(repair) = &fitted.repair {
             let shift = repair.shift(device, &part.values, part.rows.iter().copied())?;
-            let repaired: Vec<f32> = part.values.iter().zip(&shift).map(|(value, shift)| value + shift).collect();
-            if cost(&part.upload(GgmlType::F32, bytemuck::cast_slice(&repaired))?)? < 0.0 {
-                (wanted, way) = (repaired, Way::Repaired);
+            let moved: Vec<f32> = part.values.iter().zip(&shift).map(|(value, shift)| value + shift).collect();
+            if cost(&part.upload(GgmlType::F32, bytemuck::cast_slice(&moved))?)? < 0.0 {
+                (wanted, way) = (moved, Way::Repaired);
             }
         }
-        let rounded = self.rounders.round(ty, &wanted, &weights[self.cols.clone()])?;
+        let rounded = fitted.rounders.round(ty, &wanted, weights)?;
         let rounded = cost(&part.upload(ty, &rounded)?)?;
+        self.judge = Some(judge);
         Ok(if rounded < plain { way } else { Way::Plain })
     }
 
-    /// These columns of the rows `rows`, whose `values` have all columns.
+    /// These columns of the rows `rows`, whose `values` have all columns, in view of all texts.
     fn round(
         &mut self,
-        device: &Device,
         (ty, way): (GgmlType, Way),
         values: &[f32],
         rows: Range<usize>,
         weights: &[f32],
     ) -> Result<Vec<u8>> {
-        let (cols, weights) = (self.cols.len(), &weights[self.cols.clone()]);
+        let (device, cols, weights) = (self.device, self.cols.len(), &weights[self.cols.clone()]);
         let mut values = columns(values, values.len() / rows.len(), &self.cols);
         if way == Way::Plain {
             return encode_values(device, ty, &values, &device.upload("importance", weights)?, cols);
         }
-        if let (Way::Repaired, Some(repair)) = (way, &self.repair) {
+        let fitted = self.fitted(Texts::All)?;
+        if let Some(repair) = fitted.repair.as_ref().filter(|_| way == Way::Repaired) {
             let shift = repair.shift(device, &values, rows)?;
             values.iter_mut().zip(shift).for_each(|(value, shift)| *value += shift);
         }
-        self.rounders.round(ty, &values, weights)
+        fitted.rounders.round(ty, &values, weights)
     }
 }
 
@@ -127,25 +162,36 @@ pub struct TensorRounding<'a> {
     pub weights: Vec<f32>,
 }
 
-impl TensorRounding<'_> {
+impl<'a> TensorRounding<'a> {
+    /// Some rows, to judge by.
+    pub fn reader(&self) -> Result<Reader<'a>> {
+        let sample = Sample::new(self.device, self.model, self.tensor, JUDGED_ROWS)?;
+        Ok(Reader { sample, ty: self.ty, weights: self.weights.clone() })
+    }
+
+    /// How each panel is to be rounded.
+    pub fn ways(&self, sample: &Sample, panels: &mut [Panel]) -> Result<Vec<Way>> {
+        let ways: Vec<Way> =
+            panels.iter_mut().map(|panel| panel.way(sample, self.ty, &self.weights)).collect::<Result<_>>()?;
+        if ways.contains(&Way::Plain) {
+            log::info!("rounding fits the text it saw only, so blocks are encoded alone: `{}`", self.tensor.name);
+        }
+        Ok(ways)
+    }
+
     /// `sink` receives the bytes of each of `slabs`, which are rows.
     pub fn round(
         &self,
         panels: &mut [Panel],
+        ways: &[Way],
         slabs: impl Iterator<Item = Range<usize>>,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let TensorRounding { device, model, tensor, ty, weights } = self;
-        let sample = Sample::new(device, model, tensor, JUDGED_ROWS)?;
-        let ways =
-            panels.iter_mut().map(|panel| panel.way(device, &sample, *ty, weights)).collect::<Result<Vec<_>>>()?;
-        if ways.contains(&Way::Plain) {
-            log::info!("rounding fits the calibration text only, so blocks are encoded alone: `{}`", tensor.name);
-        }
+        let TensorRounding { model, tensor, ty, weights, .. } = self;
         for rows in slabs {
             let values = model.f32_rows(tensor, rows.clone())?;
-            let parts = panels.iter_mut().zip(&ways);
-            let parts = parts.map(|(panel, way)| panel.round(device, (*ty, *way), &values, rows.clone(), weights));
+            let parts = panels.iter_mut().zip(ways);
+            let parts = parts.map(|(panel, way)| panel.round((*ty, *way), &values, rows.clone(), weights));
             sink(&side_by_side(parts.collect::<Result<Vec<_>>>()?, rows.len()))?;
         }
         Ok(())

@@ -5,16 +5,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::analyze::{exact_types, slabs};
+use super::analyze::exact_types;
+use super::encoded::encode_tensor;
 use super::round::{RoundingInputs, round};
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
-use crate::kernels::encode::encode_values;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::quant::GgmlType;
-use crate::quant::lossless::{self, Precision};
 use crate::source::{Model, Tensor};
 
 /// What a file is made from.
@@ -74,26 +72,4 @@ pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn
     }
     progress.end();
     Ok(writer)
-}
-
-/// Encodes `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it.
-fn encode_tensor(
-    device: &Device,
-    model: &Model,
-    imatrix: Option<&Imatrix>,
-    tensor: &Tensor,
-    ty: GgmlType,
-    mut sink: impl FnMut(&[u8], u64) -> Result<()>,
-) -> Result<()> {
-    let weights = imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
-    let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
-    for rows in slabs(tensor) {
-        let values = model.f32_rows(tensor, rows.clone())?;
-        let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
-            Some(exact) => exact,
-            None => encode_values(device, ty, &values, &weights, tensor.cols)?,
-        };
-        sink(&bytes, (rows.len() * tensor.cols) as u64)?;
-    }
-    Ok(())
 }

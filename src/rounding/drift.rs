@@ -75,9 +75,11 @@ impl DriftSums {
         Ok(())
     }
 
-    pub(super) fn mean(&self, device: &Device) -> Result<Drift> {
-        let input = self.input.mean(device)?;
-        let residual = self.residual.as_ref().map(|(_, sum)| sum.mean(device)).transpose()?;
+    pub(super) fn mean(device: &Device, parts: &[&DriftSums]) -> Result<Drift> {
+        let input = Moments::mean(device, &parts.iter().map(|part| &part.input).collect::<Vec<_>>())?;
+        let residuals: Option<Vec<&Moments>> =
+            parts.iter().map(|part| part.residual.as_ref().map(|(_, sum)| sum)).collect();
+        let residual = residuals.map(|sums| Moments::mean(device, &sums)).transpose()?;
         let cols = input.len().isqrt();
         Ok(Drift { cols, input: matrix(device, &input, cols)?, residual })
     }

@@ -1,9 +1,10 @@
 //! H = E[x x^T] of every distinct input of a layer, gathered while tokens stream; one layer's at a time.
 //! Behind quantized layers also how far the input has moved from the original's.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::drift::{Drift, DriftSums, Moved};
 use crate::device::{Buffer, Device};
@@ -44,13 +45,30 @@ impl Moments {
         cross_gram(device, x, y, &self.sum, tokens)
     }
 
-    /// E[x y^T], row-major.
-    pub fn mean(&self, device: &Device) -> Result<Vec<f32>> {
-        let scale = 1.0 / self.tokens.max(1) as f32;
-        let mut values = device.read::<f32>(&self.sum)?;
+    /// E[x y^T] over the tokens of all `parts`, row-major.
+    pub fn mean(device: &Device, parts: &[&Moments]) -> Result<Vec<f32>> {
+        let tokens: usize = parts.iter().map(|part| part.tokens).sum();
+        let scale = 1.0 / tokens.max(1) as f32;
+        let mut parts = parts.iter().filter(|part| part.tokens > 0 || tokens == 0);
+        let mut values = device.read::<f32>(&parts.next().context("moments of nothing")?.sum)?;
+        for part in parts {
+            let other = device.read::<f32>(&part.sum)?;
+            values.iter_mut().zip(other).for_each(|(value, other)| *value += other);
+        }
         values.iter_mut().for_each(|value| *value *= scale);
         Ok(values)
     }
+}
+
+/// H with a share of what it says of pairs of columns left out: other kinds of text have other correlations.
+pub fn shrunk(mut h: Vec<f32>, share: f32) -> Vec<f32> {
+    let width = h.len().isqrt();
+    for (i, row) in h.chunks_exact_mut(width.max(1)).enumerate() {
+        let diagonal = row[i];
+        row.iter_mut().for_each(|value| *value *= 1.0 - share);
+        row[i] = diagonal;
+    }
+    h
 }
 
 /// What is summed of some columns of an input.
@@ -60,16 +78,6 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// E[x x^T] of the columns.
-    pub fn h(&self, device: &Device) -> Result<Vec<f32>> {
-        self.h.mean(device)
-    }
-
-    /// How far the input has moved, where that is known.
-    pub fn drift(&self, device: &Device) -> Result<Option<Drift>> {
-        self.drift.as_ref().map(|sums| sums.mean(device)).transpose()
-    }
-
     /// `x` and what it has moved by are of one text.
     fn add(&mut self, device: &Device, x: &Columns, moved: Option<&Moved>, tokens: usize) -> Result<()> {
         self.h.add(device, x, tokens)?;
@@ -83,21 +91,99 @@ impl Sums {
 /// Columns of an input whose errors are seen together: all of them unless H is too large for the memory.
 pub struct Panel {
     pub cols: Range<usize>,
-    /// Of the tokens to which rounding may fit.
-    pub fit: Sums,
-    /// Of the tokens on which errors are measured: the same without a split.
+    fit: Sums,
     held_out: Option<Sums>,
+    holds_domain: bool,
+}
+
+/// Some of the texts that an input was gathered from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    /// Those to which what is judged may fit.
+    Fit,
+    /// Those on which it is judged: all of them where none are held out.
+    HeldOut,
+    All,
 }
 
 impl Panel {
-    /// On what errors are measured.
-    pub fn judge(&self) -> &Sums {
-        self.held_out.as_ref().filter(|sums| sums.h.tokens > 0).unwrap_or(&self.fit)
+    fn sums(&self, texts: Texts) -> Vec<&Sums> {
+        let held_out = self.held_out.as_ref().filter(|sums| sums.h.tokens > 0);
+        match (texts, held_out) {
+            (Texts::HeldOut, Some(held_out)) => vec![held_out],
+            (Texts::All, Some(held_out)) => vec![&self.fit, held_out],
+            _ => vec![&self.fit],
+        }
     }
 
-    /// H of [`Panel::judge`] as a matrix on the device.
-    pub fn judge_matrix(&self, device: &Device) -> Result<Weight> {
-        matrix(device, &self.judge().h(device)?, self.cols.len())
+    /// Whether there are texts to judge by that others do not see.
+    pub fn is_split(&self) -> bool {
+        self.sums(Texts::All).len() > 1
+    }
+
+    /// Whether they are all of their domain.
+    pub fn holds_domain(&self) -> bool {
+        self.holds_domain
+    }
+
+    /// E[x x^T] of the columns.
+    pub fn h(&self, device: &Device, texts: Texts) -> Result<Vec<f32>> {
+        Moments::mean(device, &self.sums(texts).into_iter().map(|sums| &sums.h).collect::<Vec<_>>())
+    }
+
+    /// The same as a matrix on the device.
+    pub fn matrix(&self, device: &Device, texts: Texts) -> Result<Weight> {
+        matrix(device, &self.h(device, texts)?, self.cols.len())
+    }
+
+    /// How far the input has moved, where that is known.
+    pub fn drift(&self, device: &Device, texts: Texts) -> Result<Option<Drift>> {
+        let sums: Option<Vec<&DriftSums>> = self.sums(texts).into_iter().map(|sums| sums.drift.as_ref()).collect();
+        sums.map(|sums| DriftSums::mean(device, &sums)).transpose()
+    }
+}
+
+/// Which texts are held out, to judge what rounding fits to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldOut {
+    Nothing,
+    /// One text in so many.
+    OneIn(usize),
+    /// All texts of one domain, another for each input. Domains by text.
+    Domain {
+        of_text: Vec<u16>,
+        count: usize,
+    },
+}
+
+/// Fewer domains tell nothing of others.
+const FEWEST_DOMAINS: usize = 3;
+
+impl HeldOut {
+    /// One of the `domains` that texts have, where there are enough of them; else one text in `every`, if there are several.
+    pub fn of(domains: &[u16], every: usize) -> HeldOut {
+        let known: BTreeSet<u16> = domains.iter().copied().collect();
+        let place = |domain: &u16| known.range(..domain).count() as u16;
+        match (known.len(), every.min(domains.len())) {
+            (FEWEST_DOMAINS.., _) => {
+                HeldOut::Domain { of_text: domains.iter().map(place).collect(), count: known.len() }
+            }
+            (_, 0 | 1) => HeldOut::Nothing,
+            (_, every) => HeldOut::OneIn(every),
+        }
+    }
+
+    /// Whether text `index` judges what is rounded for the input of `weights`.
+    fn holds(&self, index: usize, weights: &[String]) -> bool {
+        match self {
+            HeldOut::Nothing => false,
+            HeldOut::OneIn(every) => (index + 1).is_multiple_of(*every),
+            HeldOut::Domain { of_text, count } => {
+                // names differ by number and kind, so neighbours take turns; and a name gives the same domain in every run
+                let name: usize = weights.first().map_or(0, |name| name.bytes().map(usize::from).sum());
+                of_text.get(index).is_some_and(|domain| usize::from(*domain) == name % count)
+            }
+        }
     }
 }
 
@@ -154,16 +240,15 @@ pub fn text(
 pub struct HessianTap<'a> {
     device: &'a Device,
     seq_len: usize,
-    /// One text in so many is held out.
-    held_out: Option<usize>,
+    held_out: HeldOut,
     /// Bytes for one H and what is made of it.
     memory: usize,
     gathered: Vec<Hessian>,
 }
 
 impl<'a> HessianTap<'a> {
-    /// Texts have `seq_len` tokens; one in `held_out` of them is kept for judging, none without it.
-    pub fn new(device: &'a Device, seq_len: usize, held_out: Option<usize>, memory: usize) -> Self {
+    /// Texts have `seq_len` tokens.
+    pub fn new(device: &'a Device, seq_len: usize, held_out: HeldOut, memory: usize) -> Self {
         HessianTap { device, seq_len, held_out, memory, gathered: Vec::new() }
     }
 
@@ -194,7 +279,9 @@ impl<'a> HessianTap<'a> {
             let drift = drift.map(|residual| DriftSums::zeroed(self.device, cols.len(), residual)).transpose()?;
             Ok(Sums { h: Moments::zeroed(self.device, cols.len(), cols.len())?, drift })
         };
-        Ok(Panel { fit: sums()?, held_out: self.held_out.map(|_| sums()).transpose()?, cols })
+        let is_split = self.held_out != HeldOut::Nothing;
+        let holds_domain = matches!(self.held_out, HeldOut::Domain { .. });
+        Ok(Panel { fit: sums()?, held_out: is_split.then(sums).transpose()?, holds_domain, cols })
     }
 }
 
@@ -206,10 +293,10 @@ impl Hessian {
         x: &Buffer,
         moved: Option<&Moved>,
         tokens: usize,
-        held_out: Option<usize>,
+        held_out: &HeldOut,
     ) -> Result<()> {
+        let is_held_out = held_out.holds(self.texts, &self.weights);
         self.texts += 1;
-        let is_held_out = held_out.is_some_and(|every| self.texts.is_multiple_of(every));
         for panel in &mut self.panels {
             let sums = match &mut panel.held_out {
                 Some(sums) if is_held_out => sums,
@@ -224,11 +311,11 @@ impl Hessian {
 
 impl Tap for HessianTap<'_> {
     fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        let (device, held_out, seq_len) = (self.device, self.held_out, self.seq_len);
+        let (device, held_out, seq_len) = (self.device, self.held_out.clone(), self.seq_len);
         let hessian = self.entry(weights, width, None)?;
         for index in 0..tokens / seq_len {
             let x = text(device, x, (tokens, width), seq_len, index)?;
-            hessian.add(device, &x, None, seq_len, held_out)?;
+            hessian.add(device, &x, None, seq_len, &held_out)?;
         }
         Ok(())
     }
@@ -236,12 +323,13 @@ impl Tap for HessianTap<'_> {
 
 impl LaneTap for HessianTap<'_> {
     fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()> {
-        let (device, held_out, seq_len, width) = (self.device, self.held_out, self.seq_len, inputs.width);
+        let (device, held_out) = (self.device, self.held_out.clone());
+        let (seq_len, width) = (self.seq_len, inputs.width);
         let hessian = self.entry(inputs.weights, width, Some(inputs.residual_width(tokens)))?;
         for index in 0..tokens / seq_len {
             let x = text(device, inputs.quantized, (tokens, width), seq_len, index)?;
             let moved = Moved::of_text(device, inputs, &x, tokens, seq_len, index)?;
-            hessian.add(device, &x, Some(&moved), seq_len, held_out)?;
+            hessian.add(device, &x, Some(&moved), seq_len, &held_out)?;
         }
         Ok(())
     }

@@ -9,6 +9,10 @@ pub mod hessian;
 /// Added to the diagonal of H, relative to its mean.
 pub const DAMPING: f32 = 0.01;
 
+/// The share of what H says of pairs of columns that is left out where held-out text does not choose it (docs/rounding.md,
+/// Other kinds of text).
+pub const SHRINK: f32 = 0.1;
+
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {

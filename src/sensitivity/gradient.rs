@@ -107,7 +107,8 @@ impl<'a> GradientTap<'a> {
         let embedding = model.tensor("token_embd.weight").context("tensor missing: `token_embd.weight`")?;
         let worth = self.by_token.factor(model, embedding, token_counts, per_token(self.embedding))?;
         factors.entry(embedding.name.clone()).or_default().push(worth);
-        let embedding_moments = self.embedding_moments.map(|moments| moments.mean(self.device)).transpose()?;
+        let embedding_moments =
+            self.embedding_moments.map(|moments| Moments::mean(self.device, &[&moments])).transpose()?;
         Ok(Sensitivities { factors, embedding_moments })
     }
 }
