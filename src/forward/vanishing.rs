@@ -12,6 +12,9 @@ use crate::kernels::row_dot::row_dot;
 /// An input vanishes below this share of the typical mean square: a tenth of the typical size.
 const SHARE: f32 = 0.01;
 
+/// The same of what comes out of a norm whose epsilon swallows it: half of the typical size. Other tokens are nowhere near.
+const FAINT: f32 = 0.25;
+
 /// The rows of a norm's input: `groups` of `width` for each of `tokens`, which are texts of `seq_len`.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
@@ -26,7 +29,7 @@ pub(super) struct Rows {
 pub(super) fn faint_tokens(device: &Device, x: &Buffer, rows: Rows, eps: f32) -> Result<Vec<bool>> {
     let out: Vec<f32> = mean_squares(device, x, rows)?.iter().map(|square| square / (square + eps)).collect();
     let texts = out.chunks(rows.seq_len);
-    Ok(texts.flat_map(|text| below(text, typical(text.iter().copied()))).collect())
+    Ok(texts.flat_map(|text| below(text, FAINT * typical(text.iter().copied()))).collect())
 }
 
 /// The input to take on the way back in place of x: vanishing rows have the typical size, in their own direction. None where no
@@ -35,6 +38,7 @@ pub(super) fn lifted(device: &Device, x: &Buffer, rows: Rows, faint: Option<&[bo
     if faint.is_some_and(|faint| !faint.contains(&true)) {
         return Ok(None);
     }
+    let share = if faint.is_some() { FAINT } else { SHARE };
     let squares = mean_squares(device, x, rows)?;
     let everywhere = typical(squares.iter().copied());
     // by row, the mean square that it should have
@@ -48,7 +52,7 @@ pub(super) fn lifted(device: &Device, x: &Buffer, rows: Rows, faint: Option<&[bo
                 0.0 => everywhere,
                 size => size,
             };
-            for (&place, vanishes) in places.iter().zip(below(&of_text, size)) {
+            for (&place, vanishes) in places.iter().zip(below(&of_text, share * size)) {
                 let may = faint.is_none_or(|faint| faint[place / rows.groups]);
                 wanted[place] = (vanishes && may).then_some(size);
             }
@@ -83,8 +87,8 @@ fn typical(values: impl Iterator<Item = f32>) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-fn below(values: &[f32], typical: f32) -> Vec<bool> {
-    values.iter().map(|value| *value < SHARE * typical).collect()
+fn below(values: &[f32], bound: f32) -> Vec<bool> {
+    values.iter().map(|value| *value < bound).collect()
 }
 
 /// Scales a row to this mean square. Zeros have no direction: any will do.
