@@ -8,6 +8,7 @@ pub mod arch;
 pub mod calibration;
 pub mod cli;
 pub mod device;
+pub mod files;
 pub mod forward;
 pub mod gguf;
 pub mod imatrix;

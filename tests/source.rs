@@ -71,7 +71,7 @@ fn folders_become_what_the_converter_writes() {
             })
             .collect();
         assert_eq!(Json::from(keys), fixture["keys"], "{name}");
-        let tensors = file.tensors.iter().map(|t| json!([t.name, t.ty.name(), t.dims, crc32(file.data(t))]));
+        let tensors = file.tensors.iter().map(|t| json!([t.name, t.ty.name(), t.dims, crc32(&file.data(t).unwrap())]));
         assert_eq!(Json::from(tensors.collect::<Vec<_>>()), fixture["tensors"], "{name}");
         assert!(file.metadata.strings("tokenizer.ggml.tokens").is_some_and(|tokens| tokens.len() == 4096));
     }
@@ -98,8 +98,8 @@ fn a_gguf_is_the_folder_it_came_from() {
                 a.name
             );
         }
-        assert_ne!(from_folder.fingerprint(), "");
-        assert_eq!(from_folder.fingerprint(), Model::open(&sample(name)).unwrap().fingerprint());
+        assert_ne!(from_folder.fingerprint().unwrap(), "");
+        assert_eq!(from_folder.fingerprint().unwrap(), Model::open(&sample(name)).unwrap().fingerprint().unwrap());
     }
 }
 

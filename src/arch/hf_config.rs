@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value};
+
+use super::ranges;
+use crate::files;
 
 /// A parsed config.json. A key whose value is null counts as missing.
 #[derive(Clone, Debug)]
@@ -43,16 +46,13 @@ pub enum HfScaling {
 }
 
 impl HfConfig {
-    /// Reads config.json of a folder. Fails if it is missing or is not a JSON object.
-    pub fn read(folder: &Path) -> Result<HfConfig> {
+    /// Reads config.json of a folder; `None` without one. Fails if it is not a JSON object.
+    pub fn read(folder: &Path) -> Result<Option<HfConfig>> {
         let path = folder.join("config.json");
-        if !path.is_file() {
-            bail!("the model folder has no config.json: `{}`", folder.display());
-        }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read: `{}`", path.display()))?;
+        let Some(text) = files::member_text(&path)? else { return Ok(None) };
         let json =
             serde_json::from_str(&text).map_err(|error| anyhow!("cannot parse: `{}` ({error})", path.display()))?;
-        HfConfig::new(&path, json)
+        HfConfig::new(&path, json).map(Some)
     }
 
     /// A config from parsed JSON; `path` is for error messages.
@@ -87,6 +87,20 @@ impl HfConfig {
         name.ok_or_else(|| anyhow!("config.json names no model architecture: `{}`", self.path.display()))
     }
 
+    /// Who quantized the weights, if the config says that somebody did.
+    pub fn quantization(&self) -> Option<String> {
+        let settings = self.get("quantization_config").or_else(|| self.get("compression_config"))?;
+        let method = settings.get("quant_method").and_then(Value::as_str).map(|method| match method {
+            "gptq" => "GPTQ",
+            "awq" => "AWQ",
+            "fp8" | "fbgemm_fp8" => "FP8",
+            other => other,
+        });
+        let is_bitsandbytes = settings.get("load_in_4bit").or_else(|| settings.get("load_in_8bit")).is_some();
+        let method = method.or(is_bitsandbytes.then_some("bitsandbytes")).unwrap_or("an unnamed method");
+        Some(format!("{method} (`quantization_config` in config.json)"))
+    }
+
     fn complaint(&self, key: &str, wanted: &str) -> anyhow::Error {
         let found = if self.get(key).is_some() { "is not" } else { "is missing; it should be" };
         anyhow!("`{key}` {found} {wanted}: `{}`", self.path.display())
@@ -96,7 +110,12 @@ impl HfConfig {
     pub fn u32(&self, key: &str) -> Result<Option<u32>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        number.map(Some).ok_or_else(|| self.complaint(key, "a whole number"))
+        let number = number.ok_or_else(|| self.complaint(key, "a whole number"))?;
+        // of 0 a caller may know more
+        if number > 0 {
+            self.in_range(key, number.into())?
+        }
+        Ok(Some(number))
     }
 
     /// A positive u32, which must be there.
@@ -113,7 +132,16 @@ impl HfConfig {
     /// A number, or `None` where it is missing. Fails on anything else.
     pub fn f64(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| self.complaint(key, "a number"))
+        let number = value.as_f64().ok_or_else(|| self.complaint(key, "a number"))?;
+        self.in_range(key, number)?;
+        Ok(Some(number))
+    }
+
+    fn in_range(&self, key: &str, number: f64) -> Result<()> {
+        match ranges::complaint_hf(key, number) {
+            None => Ok(()),
+            Some(complaint) => bail!("`{key}` is {complaint}: `{}`", self.path.display()),
+        }
     }
 
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
@@ -136,9 +164,6 @@ impl HfConfig {
         let settings = Settings { config: self, map: self.rope_settings() };
         let theta = settings.number("rope_theta")?.map_or_else(|| self.f64("rope_theta"), |theta| Ok(Some(theta)))?;
         let theta = theta.unwrap_or(10_000.0);
-        if theta.is_nan() || theta <= 0.0 {
-            bail!("`rope_theta` is not above 0: `{}`", self.path.display());
-        }
         let part = settings.number("partial_rotary_factor")?.or(self.f64("partial_rotary_factor")?);
         if part.is_some_and(|part| part != 1.0) {
             bail!("unsupported `partial_rotary_factor`: `{}`", self.path.display());
@@ -170,14 +195,15 @@ impl Settings<'_> {
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let number = value.as_f64().filter(|number| number.is_finite());
-        number.map(Some).ok_or_else(|| anyhow!("`{key}` of the rope scaling is not a number: `{}`", self.path()))
+        let number = value.as_f64();
+        let number = number.ok_or_else(|| anyhow!("`{key}` of the rope scaling is not a number: `{}`", self.path()))?;
+        self.config.in_range(key, number)?;
+        Ok(Some(number))
     }
 
-    /// A number above 0 that must be there.
-    fn positive(&self, key: &str) -> Result<f64> {
-        let number = self.number(key)?.filter(|&number| number > 0.0);
-        number.ok_or_else(|| anyhow!("`{key}` of the rope scaling is not a number above 0: `{}`", self.path()))
+    /// A number that must be there.
+    fn required(&self, key: &str) -> Result<f64> {
+        self.number(key)?.ok_or_else(|| anyhow!("`{key}` of the rope scaling is missing: `{}`", self.path()))
     }
 
     fn path(&self) -> std::path::Display<'_> {
@@ -187,11 +213,7 @@ impl Settings<'_> {
     /// transformers gives the top-level key priority, and falls back on `max_position_embeddings`.
     fn original_context(&self, context: u32) -> Result<f64> {
         let key = "original_max_position_embeddings";
-        let given = self.config.f64(key)?.or(self.number(key)?).unwrap_or(context.into());
-        if given < 1.0 || given > u32::MAX.into() {
-            bail!("`{key}` is out of range: `{}`", self.path());
-        }
-        Ok(given)
+        Ok(self.config.f64(key)?.or(self.number(key)?).unwrap_or(context.into()))
     }
 
     fn scaling(&self, context: u32) -> Result<HfScaling> {
@@ -200,15 +222,15 @@ impl Settings<'_> {
             "default" => HfScaling::None,
             // stretches only past the context it was trained for
             "dynamic" => HfScaling::None,
-            "linear" => HfScaling::Linear { factor: self.positive("factor")? },
+            "linear" => HfScaling::Linear { factor: self.required("factor")? },
             "llama3" => HfScaling::Llama3 {
-                factor: self.positive("factor")?,
-                low_freq_factor: self.positive("low_freq_factor")?,
-                high_freq_factor: self.positive("high_freq_factor")?,
+                factor: self.required("factor")?,
+                low_freq_factor: self.required("low_freq_factor")?,
+                high_freq_factor: self.required("high_freq_factor")?,
                 original_context: self.original_context(context)?,
             },
             "yarn" => HfScaling::Yarn {
-                factor: self.positive("factor")?,
+                factor: self.required("factor")?,
                 original_context: self.original_context(context)? as u32,
                 extrapolation_factor: self.number("extrapolation_factor")?,
                 attention_factor: self.number("attention_factor")?.or(self.number("attn_factor")?),

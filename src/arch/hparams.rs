@@ -4,6 +4,7 @@
 use anyhow::{Result, bail};
 
 use super::graph::RopeStyle;
+use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
 
@@ -74,7 +75,7 @@ impl Hparams {
             head_dim,
             n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
             n_ctx_train,
-            rms_eps: metadata.require_f32(&keys.name("attention.layer_norm_rms_epsilon"))?,
+            rms_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
             rope: keys.rope(style, head_dim, n_ctx_train)?,
             window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
         })
@@ -108,19 +109,29 @@ impl Keys<'_> {
     /// A whole number; or an array of one number per layer, all equal.
     fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let name = self.name(key);
-        match self.metadata.get(&name) {
-            None => Ok(None),
+        let size = match self.metadata.get(&name) {
+            None => return Ok(None),
             Some(Value::Array(array)) => match equal_items(array) {
-                Some(size) => Ok(Some(size as usize)),
+                Some(size) => size,
                 None => bail!("layers that differ from each other are not supported: `{name}`"),
             },
-            Some(_) => Ok(Some(self.metadata.require_u32(&name)? as usize)),
+            Some(_) => self.metadata.require_u32(&name)?.into(),
+        };
+        // of 0 the caller knows more
+        if size > 0 {
+            ranges::check_gguf(self.architecture, key, size as f64)?;
         }
+        Ok(Some(size as usize))
+    }
+
+    fn f32(&self, key: &str) -> Result<f32> {
+        let number = self.metadata.require_f32(&self.name(key))?;
+        ranges::check_gguf(self.architecture, key, number.into())?;
+        Ok(number)
     }
 
     fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
-        let name = self.name(key);
-        if self.metadata.contains(&name) { self.metadata.require_f32(&name) } else { Ok(default) }
+        if self.metadata.contains(&self.name(key)) { self.f32(key) } else { Ok(default) }
     }
 
     fn vocabulary(&self) -> Result<usize> {
@@ -139,23 +150,16 @@ impl Keys<'_> {
             );
         }
         let freq_base = self.f32_or("rope.freq_base", 10_000.0)?;
-        if freq_base.is_nan() || freq_base <= 0.0 {
-            bail!("metadata key is not above 0: `{}`", self.name("rope.freq_base"));
-        }
         let attn_factor = self.f32_or("rope.scaling.attn_factor", 1.0)?;
         Ok(Rope { style, rot, freq_base, attn_factor, scaling: self.scaling(n_ctx_train)? })
     }
 
     fn scaling(&self, n_ctx_train: usize) -> Result<Scaling> {
-        // the old name of the factor is `rope.scale_linear`; 0 and absence both mean 1
-        let factor = match self.f32_or("rope.scaling.factor", 0.0)? {
-            0.0 => self.f32_or("rope.scale_linear", 0.0)?,
-            factor => factor,
-        };
-        let factor = if factor == 0.0 { 1.0 } else { factor };
-        if factor.is_nan() || factor <= 0.0 {
-            bail!("metadata key is not above 0: `{}`", self.name("rope.scaling.factor"));
-        }
+        // the second is the old name; 0 and absence both mean 1
+        let given = ["rope.scaling.factor", "rope.scale_linear"]
+            .into_iter()
+            .find(|key| self.metadata.contains(&self.name(key)) && self.metadata.f32(&self.name(key)) != Some(0.0));
+        let factor = given.map_or(Ok(1.0), |key| self.f32(key))?;
         let name = self.name("rope.scaling.type");
         match self.metadata.str(&name).unwrap_or("linear") {
             "none" => Ok(Scaling::None),

@@ -8,8 +8,11 @@ pub mod hf_config;
 pub mod hparams;
 mod llama;
 mod qwen3;
+mod ranges;
 pub mod rope;
 pub mod tensor_class;
+
+use std::ops::Range;
 
 use anyhow::{Result, bail};
 
@@ -33,6 +36,17 @@ pub enum Transform {
 }
 
 impl Transform {
+    /// The source rows among which are those that become `wanted` of `rows`: whole heads.
+    pub fn source_rows(self, wanted: Range<usize>, rows: usize) -> Range<usize> {
+        match self {
+            Transform::None => wanted,
+            Transform::PairRows { heads } => {
+                let head_dim = rows / heads;
+                wanted.start / head_dim * head_dim..wanted.end.next_multiple_of(head_dim)
+            }
+        }
+    }
+
     /// The source row that becomes row `row` of `rows`.
     pub fn source_row(self, row: usize, rows: usize) -> usize {
         match self {

@@ -43,9 +43,13 @@ impl Class {
     }
 }
 
+/// More layers than any model has: a name with a larger number is of no layer.
+const MAX_LAYERS: usize = 1 << 20;
+
 /// The layer of a tensor named `blk.N.*`.
 pub fn layer_index(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
+    let layer = name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()?;
+    (layer < MAX_LAYERS).then_some(layer)
 }
 
 /// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.

@@ -75,6 +75,12 @@ pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
 fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
+    if let Some(types) = model.quantized_types() {
+        log::warn!(
+            "the model is quantized already ({types}), and errors are measured against it: `{}`",
+            model.path.display()
+        );
+    }
     let reader = Reader::new(&model)?;
     let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;

@@ -16,7 +16,7 @@ use crate::pipeline::checkpoint::Checkpoints;
 use crate::plan::constraints::{Demand, parse_types};
 use crate::plan::{Constraints, Profile, Rule};
 use crate::quant::{self, GgmlType};
-use crate::source::Model;
+use crate::source::{Model, download_hint};
 
 /// Which text the model reads.
 #[derive(Debug, Args)]
@@ -171,7 +171,8 @@ pub fn read_imatrix(path: Option<&Path>) -> Result<Option<(Imatrix, String)>> {
 /// Fails unless every path exists; `what` says what it should be.
 pub fn require<'a>(what: &str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for path in paths {
-        ensure!(path.exists(), "cannot find the {what}: `{}`", path.display());
+        let hint = || download_hint(path).map_or(String::new(), |hint| format!(" ({hint})"));
+        ensure!(path.exists(), "cannot find the {what}: `{}`{}", path.display(), hint());
     }
     Ok(())
 }

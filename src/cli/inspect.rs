@@ -332,6 +332,8 @@ fn read_header(path: &Path) -> Result<(Header, u64)> {
     file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     ensure!(length <= file_bytes.saturating_sub(8), "the file is cut short: its header has {length} bytes");
+    // the longest that the safetensors library reads
+    ensure!(length <= 100_000_000, "the header is too large: {length} bytes");
     let mut text = vec![0; usize::try_from(length)?];
     file.read_exact(&mut text)?;
     let header: Header = serde_json::from_slice(&text).context("the header is damaged")?;

@@ -96,6 +96,9 @@ pub struct QuantizeReport {
     pub objective: Option<Outlook>,
     /// Name of the device that did the work.
     pub device: String,
+    /// Quantized types of the source, where it was quantized already: against it the KL is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantized_source: Option<String>,
     /// What rounding with all of a layer's errors in view is worth, where it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Guard>,
@@ -135,6 +138,10 @@ impl Report for QuantizeReport {
         let (kld, tokens) = (with_se(self.measured_kld, self.measured_kld_se), grouped(self.tokens as u64));
         line(&mut text, "measured KL", &format!("{kld} nats per token on {tokens} held-out tokens"));
         line(&mut text, "same top token", &format!("{:.2} %", self.same_top * 100.0));
+        if let Some(types) = &self.quantized_source {
+            let note = "the KL is that to the quantized source, not to the model that it was made from";
+            line(&mut text, "source", &format!("quantized already ({types}): {note}"));
+        }
         line(&mut text, "device", &self.device);
         text
     }
@@ -382,6 +389,7 @@ mod tests {
             sensitivity: "reverse sweep".into(),
             objective: None,
             device: "CPU".into(),
+            quantized_source: None,
             rounding: Some(Guard { rounded: 0.02, plain: 0.05, tokens: 4096 }),
             rounds: Vec::new(),
             seconds: vec![

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueHint};
 
 use super::Global;
@@ -17,7 +17,7 @@ use super::text::Reader;
 use crate::gguf::GgufFile;
 use crate::pipeline::quantize::{Goal, Job, Outcome};
 use crate::plan::{Plan, RunShape};
-use crate::source::Model;
+use crate::source::{Model, folder_name};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,6 +56,10 @@ pub struct QuantizeArgs {
     pub types: TypeArgs,
     #[command(flatten)]
     pub keep: KeepArgs,
+    /// Quantize a model again that is quantized already: the result is worse than from the original, and its KL is measured against
+    /// the quantized model
+    #[arg(long, help_heading = "Types")]
+    pub allow_requantize: bool,
     #[command(flatten)]
     pub text: CalibrationArgs,
     #[command(flatten)]
@@ -112,6 +116,15 @@ fn work(
 ) -> Result<Vec<QuantizeReport>> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
+    let goals = goals(args, wanted, &model)?;
+    let is_conversion = goals.iter().all(|goal| !goal.needs_importance(&args.keep.keep));
+    let quantized_source = model.quantized_types().filter(|_| !is_conversion);
+    if let Some(types) = quantized_source.as_ref().filter(|_| !args.allow_requantize) {
+        bail!(
+            "the model is quantized already ({types}): quantize the model that it was made from, or pass --allow-requantize: `{}`",
+            args.model.display()
+        );
+    }
     let reader = Reader::new(&model)?;
     let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
@@ -124,7 +137,7 @@ fn work(
         heldout: &heldout,
         types: &args.types.candidates(&model, &args.keep.keep),
         constraints: common::constraints(&args.types, &args.keep, true),
-        goals: &goals(args, wanted, &model)?,
+        goals: &goals,
         seed: args.seed,
         sensitivity: args.sensitivity.way(),
         objective: args.objective.objective(),
@@ -137,7 +150,7 @@ fn work(
     };
     let mut reports: Vec<QuantizeReport> = Vec::new();
     job.run(files, bars, |outcome| {
-        let report = report(outcome, device.name())?;
+        let report = report(outcome, device.name(), quantized_source.clone())?;
         // no bar is left when the result appears
         bars.part();
         output::print(global, &report)?;
@@ -150,7 +163,7 @@ fn work(
     Ok(reports)
 }
 
-fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
+fn report(outcome: Outcome, device: String, quantized_source: Option<String>) -> Result<QuantizeReport> {
     Ok(QuantizeReport {
         bytes: outcome.bytes,
         bpw: outcome.plan.bpw,
@@ -163,6 +176,7 @@ fn report(outcome: Outcome, device: String) -> Result<QuantizeReport> {
         sensitivity: outcome.sensitivity,
         objective: outcome.outlook,
         device,
+        quantized_source,
         rounding: outcome.guard,
         rounds: outcome.rounds,
         seconds: outcome.steps.into_iter().map(|(step, seconds)| StepTime { step, seconds }).collect(),
@@ -199,7 +213,7 @@ fn model_name(model: &Path) -> Result<String> {
     // `.` and `..` have a name only when resolved
     let path = model.canonicalize().with_context(shown)?;
     if path.is_dir() {
-        return Ok(path.file_name().with_context(shown)?.to_string_lossy().into_owned());
+        return folder_name(&path).with_context(shown);
     }
     Ok(target::stem(&path))
 }

@@ -12,6 +12,7 @@ pub mod reverse;
 mod store;
 mod stream;
 pub mod tap;
+mod vanishing;
 pub mod weights;
 
 pub use head::{Divergence, FinalStates, FinalStatesOf, Side, diverge, same_vocabulary};

@@ -11,6 +11,7 @@ use super::layer::{Activation, BatchContext, Saved, run_layer};
 use super::store::{HiddenStates, SpillFile};
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
+use super::vanishing::{Rows, faint_tokens, lifted};
 use super::weights::{LayerWeights, WeightSource};
 use crate::arch::graph::{Op, Slot};
 use crate::device::Buffer;
@@ -62,7 +63,7 @@ pub fn reverse_sweep(
             let input = Activation { buffer: input, width };
             run_layer(&ctx, &layer_weights, &ops, input, tap, Some(&mut saved))?;
             let dy = gradient.take(batch)?;
-            backward_layer(&ctx, &layer_weights, &ops, &saved, &dy, tap)?;
+            backward_layer(&ctx, &layer_weights, &ops, &saved, layer == 0, &dy, tap)?;
             gradient.put(batch, dy)?;
             stream.arena.reset();
             stream.device.flush()?;
@@ -140,6 +141,8 @@ fn norm_gradient(stream: &Stream, gradient: &mut HiddenStates, inputs: &mut Spil
         let dy = gradient.take(batch)?;
         let dx = device.alloc("hidden gradient", bytes)?;
         let tokens = stream.batch_tokens(batch).len();
+        let rows = Rows { tokens, seq_len: stream.seq_len, groups: 1, width: hparams.n_embd };
+        let x = lifted(device, &x, rows, None)?.unwrap_or(x);
         rms_norm_backward(device, &x, &norm, &dy, &dx, tokens, hparams.n_embd, hparams.rms_eps, false)?;
         gradient.put(batch, dx)?;
     }
@@ -176,19 +179,48 @@ impl Gradients<'_> {
     }
 }
 
-/// Carries `hidden` (the gradient at the layer's output, changed in place to that at its input) back through `ops`.
+/// The input of norm `index` of a layer for the way back, where that is not what was saved.
+fn norm_input(ctx: &BatchContext, ops: &[Op], saved: &[Saved], index: usize, is_first: bool) -> Result<Option<Buffer>> {
+    let (Op::RmsNorm { src, width, .. }, Saved::Norm { src: x }) = (&ops[index], &saved[index]) else {
+        return Ok(None);
+    };
+    let rows = |x: &Activation, width: usize| Rows {
+        tokens: ctx.tokens(),
+        seq_len: ctx.seq_len,
+        groups: x.width / width,
+        width,
+    };
+    let is_stream = |op: &Op| matches!(op, Op::RmsNorm { src: Slot::Hidden, .. });
+    let before = ops[..index].iter().rposition(is_stream);
+    match (*src, before) {
+        // behind it is the embedding, of which every row is judged by its own gradient and size
+        (Slot::Hidden, None) if is_first => Ok(None),
+        (Slot::Hidden, _) => lifted(ctx.device, &x.buffer, rows(x, *width), None),
+        // heads differ in size, so that a small one need not vanish
+        (_, Some(stream)) => {
+            let Saved::Norm { src: read } = &saved[stream] else { return Ok(None) };
+            let faint = faint_tokens(ctx.device, &read.buffer, rows(read, read.width), ctx.hparams.rms_eps)?;
+            lifted(ctx.device, &x.buffer, rows(x, *width), Some(&faint))
+        }
+        (_, None) => Ok(None),
+    }
+}
+
+/// Carries `hidden` (the gradient at the layer's output, changed in place to that at its input) back through `ops`. `is_first`
+/// is of the layer behind which there is only the embedding.
 fn backward_layer(
     ctx: &BatchContext,
     weights: &LayerWeights,
     ops: &[Op],
     saved: &[Saved],
+    is_first: bool,
     hidden: &Buffer,
     tap: &mut dyn Tap,
 ) -> Result<()> {
     let (device, tokens) = (ctx.device, ctx.tokens());
     let mut gradients = Gradients { ctx, slots: BTreeMap::from([(Slot::Hidden, hidden.clone())]) };
-    for (op, saved) in ops.iter().zip(saved).rev() {
-        match (op, saved) {
+    for (index, op) in ops.iter().enumerate().rev() {
+        match (op, &saved[index]) {
             (Op::Linear { src, dst, weight, add, .. }, _) => {
                 let matrix = weights.matrix(weight);
                 let dy = if *add { gradients.slots[dst].clone() } else { gradients.consume(*dst) };
@@ -201,7 +233,9 @@ fn backward_layer(
                 let rows = tokens * (x.width / width);
                 let (dx, accumulate) = gradients.target(*src, x.width)?;
                 let (scale, eps) = (weights.vector(weight), ctx.hparams.rms_eps);
-                rms_norm_backward(device, &x.buffer, scale, &dy, &dx, rows, *width, eps, accumulate)?;
+                let lifted = norm_input(ctx, ops, saved, index, is_first)?;
+                let input = lifted.as_ref().unwrap_or(&x.buffer);
+                rms_norm_backward(device, input, scale, &dy, &dx, rows, *width, eps, accumulate)?;
             }
             (Op::Rope { slot, heads, head_dim }, _) => {
                 rope(device, &gradients.slots[slot], ctx.rope_table, ctx.rope(*heads, *head_dim, true))?;

@@ -2,9 +2,15 @@
 
 use anyhow::{Result, bail};
 
-/// Reads forward through `bytes`. Every read is checked against the end before a slice is taken.
+/// The header goes on behind the bytes that were read of the file so far.
+#[derive(Debug, thiserror::Error)]
+#[error("the header is longer than what was read of it")]
+pub(super) struct NeedsMore;
+
+/// Reads forward through the first `bytes` of a file of `len`. Every read is checked against the end before a slice is taken.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
+    len: u64,
     position: usize,
     /// What is being read, for error messages: `the value of key`, and its name.
     what: &'static str,
@@ -12,8 +18,8 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, position: 0, what: "the header", name: String::new() }
+    pub(super) fn new(bytes: &'a [u8], len: u64) -> Self {
+        Cursor { bytes, len, position: 0, what: "the header", name: String::new() }
     }
 
     /// Says what the next reads are for.
@@ -32,21 +38,23 @@ impl<'a> Cursor<'a> {
         self.position as u64
     }
 
-    fn remaining(&self) -> usize {
-        self.bytes.len() - self.position
+    fn remaining(&self) -> u64 {
+        self.len - self.position()
     }
 
     /// Fails unless `count` items of at least `size` bytes can still follow.
     pub(super) fn expect(&self, count: u64, size: u64) -> Result<()> {
         match count.checked_mul(size) {
-            Some(bytes) if bytes <= self.remaining() as u64 => Ok(()),
-            _ => bail!("truncated: the file ends at byte {} inside {}", self.bytes.len(), self.place()),
+            Some(bytes) if bytes <= self.remaining() => Ok(()),
+            _ => bail!("truncated: the file ends at byte {} inside {}", self.len, self.place()),
         }
     }
 
     pub(super) fn take(&mut self, len: u64) -> Result<&'a [u8]> {
         self.expect(len, 1)?;
-        // `expect` has shown that `len` fits in what remains, so it fits in a usize
+        if len > (self.bytes.len() - self.position) as u64 {
+            bail!(NeedsMore);
+        }
         let end = self.position + len as usize;
         let bytes = &self.bytes[self.position..end];
         self.position = end;

@@ -1,17 +1,17 @@
 //! An open GGUF: one file, or all files of a split model.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use memmap2::Mmap;
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Metadata;
 use super::header::{self, Header, TensorInfo};
 use super::splits::{COUNT_KEY, NO_KEY, SplitName, TENSORS_KEY};
+use crate::files::InputFile;
 
-/// A memory-mapped GGUF, fully checked: every tensor's bytes lie inside its file.
+/// A GGUF, fully checked: every tensor's bytes lie inside its file.
 pub struct GgufFile {
     /// The file that was opened; of a split model, its first file.
     pub path: PathBuf,
@@ -24,10 +24,10 @@ pub struct GgufFile {
     parts: Vec<Part>,
 }
 
-/// One mapped file.
+/// One open file.
 struct Part {
-    map: Mmap,
-    data_start: usize,
+    file: InputFile,
+    data_start: u64,
 }
 
 impl GgufFile {
@@ -77,19 +77,25 @@ impl GgufFile {
 
     /// Size in bytes of all files of the model.
     pub fn file_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.map.len() as u64).sum()
+        self.parts.iter().map(|part| part.file.len()).sum()
     }
 
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.places.get(name).map(|&place| &self.tensors[place])
     }
 
-    /// The bytes of a tensor of this file, as stored.
-    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+    /// The bytes of a tensor of this file, as stored. Fails if the file no longer holds them.
+    pub fn data(&self, tensor: &TensorInfo) -> Result<Vec<u8>> {
+        self.data_range(tensor, 0..tensor.bytes)
+    }
+
+    /// Some bytes of a tensor of this file.
+    pub fn data_range(&self, tensor: &TensorInfo, range: Range<u64>) -> Result<Vec<u8>> {
+        ensure!(range.end <= tensor.bytes, "tensor `{}` has {} bytes, not {range:?}", tensor.name, tensor.bytes);
         let part = &self.parts[tensor.file];
-        // `header::parse` has checked that this range lies inside the map
-        let start = part.data_start + tensor.offset as usize;
-        &part.map[start..start + tensor.bytes as usize]
+        // `header::read` has checked that all of the tensor lies inside the file
+        let start = part.data_start + tensor.offset;
+        part.file.read(start + range.start..start + range.end)
     }
 }
 
@@ -123,24 +129,8 @@ fn open_split(path: &Path, count: usize) -> Result<GgufFile> {
     GgufFile::assemble(name.path(1), files)
 }
 
-fn open_part(path: &Path, file: usize) -> Result<(Part, Header)> {
-    let map = map_file(path)?;
-    let header = header::parse(&map, file).with_context(|| format!("cannot read the GGUF: `{}`", path.display()))?;
-    // a file whose data section is empty may end before it starts
-    let data_start = usize::try_from(header.data_start).context("the file is larger than the address space")?;
-    Ok((Part { map, data_start }, header))
-}
-
-/// Maps a file for reading.
-pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    let open = || {
-        let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
-        }
-        // SAFETY: the map is read-only. A file that another program cuts short while it is mapped would fault; like
-        // every reader of model files, this one relies on weights not changing while they are in use.
-        unsafe { Mmap::map(&file) }
-    };
-    open().map_err(|error| anyhow::anyhow!("cannot open the file: `{}` ({error})", path.display()))
+fn open_part(path: &Path, number: usize) -> Result<(Part, Header)> {
+    let file = InputFile::open(path)?;
+    let header = header::read(&file, number).with_context(|| format!("cannot read the GGUF: `{}`", path.display()))?;
+    Ok((Part { file, data_start: header.data_start }, header))
 }

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use anyhow::{Result, bail};
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, NeedsMore};
 use super::value::{Scalar, Value, get_string};
 use super::{MAGIC, MAX_DIMS, MAX_NAME, Metadata, VERSION, align_up};
+use crate::files::InputFile;
 use crate::quant::GgmlType;
 
 /// The smallest key-value pair: a key of one byte and a value of one byte.
@@ -45,11 +46,25 @@ pub(super) struct Header {
     pub(super) data_start: u64,
 }
 
-/// Parses and checks the header of a file with these `bytes`; `file` goes into each [`TensorInfo`].
+/// Bytes of a file that are read first for its header; most headers are shorter.
+const FIRST_READ: u64 = 1 << 20;
+
+/// Reads and checks the header of a file; `number` goes into each [`TensorInfo`].
 ///
 /// Fails, in a sentence without the path, on anything that llama.cpp's reader would refuse.
-pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Header> {
-    let mut cursor = Cursor::new(bytes);
+pub(super) fn read(file: &InputFile, number: usize) -> Result<Header> {
+    let mut count = FIRST_READ.min(file.len());
+    loop {
+        match parse(&file.read(0..count)?, file.len(), number) {
+            Err(error) if error.is::<NeedsMore>() => count = count.saturating_mul(8).min(file.len()),
+            parsed => return parsed,
+        }
+    }
+}
+
+/// Parses the header of a file of `len` bytes which begins with `bytes`.
+fn parse(bytes: &[u8], len: u64, file: usize) -> Result<Header> {
+    let mut cursor = Cursor::new(bytes, len);
     let version = read_version(&mut cursor)?;
     let tensor_count = u64::get(&mut cursor)?;
     let pair_count = u64::get(&mut cursor)?;
@@ -57,7 +72,7 @@ pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Header> {
     let alignment = metadata.alignment()?;
     let tensors = read_tensors(&mut cursor, tensor_count, alignment, file)?;
     let data_start = align_up(cursor.position(), alignment).expect("a position in a file is far below the largest u64");
-    check_end(bytes.len() as u64, data_start, &tensors)?;
+    check_end(len, data_start, &tensors)?;
     Ok(Header { version, metadata, tensors, data_start })
 }
 

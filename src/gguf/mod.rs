@@ -12,7 +12,6 @@ mod value;
 mod writer;
 
 pub use file::GgufFile;
-pub(crate) use file::map_file;
 pub use header::TensorInfo;
 pub use inspect::{Summary, TensorSummary, TypeSummary};
 pub use metadata::Metadata;

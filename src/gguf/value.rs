@@ -139,6 +139,10 @@ pub(super) fn string_size(text: &str) -> u64 {
 /// Reads a string. Fails on a length past the end, or bytes that are not UTF-8.
 pub(super) fn get_string(cursor: &mut Cursor) -> Result<String> {
     let len = u64::get(cursor)?;
+    cursor.expect(len, 1)?;
+    if len > MAX_LEN {
+        bail!("{} is a string of {len} bytes", cursor.place());
+    }
     let bytes = cursor.take(len)?;
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),

@@ -58,7 +58,8 @@ fn parse(file: &GgufFile) -> Result<Imatrix> {
 
 fn floats(file: &GgufFile, tensor: &TensorInfo) -> Result<Vec<f64>> {
     ensure!(tensor.ty == GgmlType::F32, "it holds a tensor that is not F32: `{}`", tensor.name);
-    let words = file.data(tensor).chunks_exact(4);
+    let bytes = file.data(tensor)?;
+    let words = bytes.chunks_exact(4);
     Ok(words.map(|w| f64::from(f32::from_le_bytes(w.try_into().expect("four bytes")))).collect())
 }
 

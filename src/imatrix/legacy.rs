@@ -55,35 +55,44 @@ impl<'a> Cursor<'a> {
 }
 
 pub(super) fn write(imatrix: &Imatrix, path: &Path) -> Result<()> {
-    let bytes = serialize(imatrix);
+    let bytes =
+        serialize(imatrix).with_context(|| format!("cannot write the importance matrix: `{}`", path.display()))?;
     let written = write_whole(path, |file| Ok(file.write_all(&bytes)?));
     written.with_context(|| format!("cannot write the importance matrix: `{}`", path.display()))
 }
 
-fn serialize(imatrix: &Imatrix) -> Vec<u8> {
+/// Fails on numbers that the format cannot hold.
+fn serialize(imatrix: &Imatrix) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    let i32 = |out: &mut Vec<u8>, value: usize| out.extend((value as i32).to_le_bytes());
+    let i32 = |out: &mut Vec<u8>, value: usize| -> Result<()> {
+        let value =
+            i32::try_from(value).with_context(|| format!("the number is too large for this format: {value}"))?;
+        out.extend(value.to_le_bytes());
+        Ok(())
+    };
     let (stored, empty): (Vec<_>, Vec<_>) =
         imatrix.entries.iter().partition(|(_, entry)| entry.counts.iter().any(|&count| count > 0.0));
     for (name, _) in empty {
         log::warn!("the importance matrix has no data for `{name}`; the legacy format leaves it out");
     }
-    i32(&mut out, stored.len());
+    i32(&mut out, stored.len())?;
     for (name, entry) in stored {
-        i32(&mut out, name.len());
+        i32(&mut out, name.len())?;
         out.extend(name.bytes());
         let top = entry.counts.iter().copied().fold(0.0, f64::max);
         let calls = (top / f64::from(imatrix.chunk_size.max(1))).ceil();
-        i32(&mut out, calls as usize);
-        i32(&mut out, entry.sum2.len());
+        i32(&mut out, calls as usize)?;
+        i32(&mut out, entry.sum2.len())?;
         // An expert without tokens is stored with the mean 1.
         for mean in entry.means(&entry.sum2, 1.0) {
-            out.extend((mean * calls as f32).to_le_bytes());
+            let sum = mean * calls as f32;
+            ensure!(sum.is_finite(), "the sums are too large for this format: `{name}`");
+            out.extend(sum.to_le_bytes());
         }
     }
-    i32(&mut out, imatrix.chunk_count as usize);
+    i32(&mut out, imatrix.chunk_count as usize)?;
     let dataset = imatrix.datasets.last().map_or("", String::as_str);
-    i32(&mut out, dataset.len());
+    i32(&mut out, dataset.len())?;
     out.extend(dataset.bytes());
-    out
+    Ok(out)
 }

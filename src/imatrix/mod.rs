@@ -5,18 +5,18 @@
 //! `tools/imatrix/imatrix.cpp` (writing, merging), `tools/quantize/quantize.cpp` (what a missing expert weighs).
 
 pub mod collect;
+pub mod fit;
 mod gguf_file;
 mod legacy;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::arch::tensor_class::importance_names;
+use crate::files::InputFile;
 use crate::gguf::Value;
 
 /// Importance matrix: statistics of the inputs of linear layers, by weight name (`blk.0.attn_q.weight`).
@@ -51,11 +51,10 @@ impl Imatrix {
     /// finite. The message names the file and the entry.
     pub fn read(path: &Path) -> Result<Self> {
         let at = || cannot_use(path);
-        let mut magic = Vec::new();
-        File::open(path).and_then(|f| f.take(4).read_to_end(&mut magic)).with_context(at)?;
-        let imatrix = match magic.as_slice() {
+        let file = InputFile::open(path).with_context(at)?;
+        let imatrix = match file.read(0..file.len().min(4)).with_context(at)?.as_slice() {
             b"GGUF" => gguf_file::read(path)?,
-            _ => legacy::parse(&std::fs::read(path).with_context(at)?).with_context(at)?,
+            _ => legacy::parse(&file.read_all().with_context(at)?).with_context(at)?,
         };
         imatrix.validate().with_context(at)?;
         Ok(imatrix)
@@ -64,6 +63,7 @@ impl Imatrix {
     /// Writes llama.cpp's GGUF format; sums of x_j and `extra` keys go beside what llama.cpp reads.
     pub fn write_gguf(&self, path: &Path) -> Result<()> {
         self.validate()?;
+        self.check_f32()?;
         gguf_file::write(self, path)
     }
 
@@ -113,6 +113,7 @@ impl Imatrix {
                 self.extra.push((key, value));
             }
         }
+        self.validate()?;
         self.chunk_count = match self.chunk_size {
             0 => self.chunk_count.saturating_add(other.chunk_count),
             size => (self.max_count() / f64::from(size)) as u32,
@@ -168,6 +169,19 @@ impl Imatrix {
             );
         }
         Ok(means)
+    }
+
+    /// Fails on sums that the files, which hold f32, cannot.
+    fn check_f32(&self) -> Result<()> {
+        for (name, entry) in &self.entries {
+            let values = entry.sum2.iter().chain(entry.sum.iter().flatten()).chain(&entry.counts);
+            let is_f32 = |value: &f64| (*value as f32).is_finite();
+            ensure!(
+                values.copied().all(|value| is_f32(&value)),
+                "the sums of the importance matrix are too large for a file: `{name}`"
+            );
+        }
+        Ok(())
     }
 
     /// Checks lengths and values.
@@ -232,8 +246,10 @@ impl Entry {
         );
         let finite = |values: &[f64]| values.iter().all(|v| v.is_finite());
         ensure!(finite(&self.sum2) && finite(sums), "a value is not finite");
-        ensure!(self.sum2.iter().all(|&v| v >= 0.0), "a sum of squares is negative");
         ensure!(self.counts.iter().all(|&c| c.is_finite() && c >= 0.0), "a count is not a number of tokens");
+        let means = self.means(&self.sum2, 1.0).into_iter().chain(self.means(sums, 0.0));
+        ensure!(means.into_iter().all(f32::is_finite), "a mean is too large");
+        ensure!(self.sum2.iter().all(|&v| v >= 0.0), "a sum of squares is negative");
         Ok(())
     }
 }

@@ -18,7 +18,9 @@ use crate::imatrix::Imatrix;
 use crate::kernels::encode::encode;
 use crate::kernels::row_error::row_error;
 use crate::kernels::weight::Weight;
+use crate::plan::Ftype;
 use crate::plan::analysis::ANALYSIS_VERSION;
+use crate::plan::mixes::needs_imatrix;
 use crate::plan::{Analysis, Candidate, ModelShape, RunShape, TensorAnalysis};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -87,7 +89,7 @@ pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str)
     Ok(Analysis {
         version: ANALYSIS_VERSION,
         model: model.path.display().to_string(),
-        fingerprint: model.fingerprint(),
+        fingerprint: model.fingerprint()?,
         calibration_hash: calibration_hash.to_string(),
         sensitivity: String::new(),
         shape: ModelShape {
@@ -248,7 +250,9 @@ fn candidates(
     tensor: &Tensor,
     panels: &mut [Panel],
 ) -> Result<Vec<Candidate>> {
-    let weights = inputs.imatrix.importance(&tensor.name, tensor.cols);
+    let known = inputs.imatrix.known_importance(&tensor.name, tensor.cols);
+    let may_have = |ty: GgmlType| known.is_some() || !needs_imatrix(&tensor.name, ty, Ftype::F16);
+    let weights = known.clone().unwrap_or_else(|| vec![1.0; tensor.cols]);
     let Some(factors) = inputs.sensitivities.factors.get(&tensor.name) else {
         log::warn!("no sensitivity is known, so its type stays: `{}`", tensor.name);
         return Ok(vec![blank(tensor.ty, tensor)]);
@@ -259,7 +263,7 @@ fn candidates(
     let columns = columns.collect::<Result<Vec<_>>>()?;
 
     let exact = exact_types(inputs.model, tensor, &lossless::TYPES)?;
-    let measured = |ty: &GgmlType| ty.fits(tensor.cols) && !exact.contains(ty);
+    let measured = |ty: &GgmlType| ty.fits(tensor.cols) && !exact.contains(ty) && may_have(*ty);
     let types: Vec<GgmlType> = inputs.types.iter().copied().filter(measured).collect();
     let mut found: Vec<Candidate> = types.iter().map(|ty| blank(*ty, tensor)).collect();
     // Nats by factor: the first one is corrected by what the sampled rows say of its diagonal.

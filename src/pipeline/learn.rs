@@ -1,6 +1,6 @@
 //! What a plan is made from: importance, sensitivities and errors, as far as the goals of a job need them.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::checkpoint::Key;
 use super::quantize::{Clock, Goal, HESSIAN_TOKENS, Job};
@@ -13,6 +13,7 @@ use crate::quant::GgmlType;
 use crate::rounding::Method;
 use crate::sensitivity::probe::{Probes, groups, unit_factors};
 use crate::sensitivity::{Sensitivities, SweepOptions, Way};
+use crate::source::listing;
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
@@ -35,7 +36,7 @@ impl Job<'_> {
     /// Listens, senses and weighs, as far as the goal needs it.
     pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
         let mut provenance = self.provenance();
-        let key = self.key();
+        let key = self.key()?;
         if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
@@ -43,7 +44,7 @@ impl Job<'_> {
             return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance, key });
         }
         let imatrix = match &self.imatrix {
-            Some((imatrix, _)) => imatrix.clone(),
+            Some((imatrix, name)) => self.fitted(imatrix, name)?,
             None => self.checkpoints.step("importance", &key, || {
                 listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)
             })?,
@@ -82,6 +83,7 @@ impl Job<'_> {
             known.analysis = self.checkpoints.step("analysis", &key, || {
                 self.weigh(imatrix, &sensitivities, &types, self.rounding, &metadata, progress)
             })?;
+            known.analysis.bound_predictions((self.model.hparams.n_vocab as f64).ln())?;
             // of this file's metadata and name, whatever was kept
             known.analysis = Analysis { fixed_bytes, model, ..known.analysis };
             known.analysis.sensitivity = self.sensitivity.name().to_owned();
@@ -99,13 +101,30 @@ impl Job<'_> {
         Ok(known)
     }
 
+    /// What the model has use for of an importance matrix that was made before. Says which tensors it leaves without, and fails if
+    /// they are to have a type that needs it.
+    fn fitted(&self, imatrix: &Imatrix, name: &str) -> Result<Imatrix> {
+        let mut imatrix = imatrix.clone();
+        let missing = imatrix.fit(self.model).with_context(|| format!("cannot use the importance matrix: `{name}`"))?;
+        if !missing.is_empty() {
+            log::warn!(
+                "the importance matrix has no data for {} tensors, all columns of which count the same: {} (`{name}`)",
+                missing.len(),
+                listing(&missing)
+            );
+        }
+        Ok(imatrix)
+    }
+
     /// What everything that is learned depends on.
-    fn key(&self) -> Key {
-        self.checkpoints
+    fn key(&self) -> Result<Key> {
+        let key = self
+            .checkpoints
             .key()
-            .with("model", (self.model.fingerprint(), &self.model.hparams, self.model.changed()))
+            .with("model", (self.model.fingerprint()?, &self.model.hparams, self.model.changed()))
             .with("device", (self.device.name(), self.memory.activation_budget))
-            .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset))
+            .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset));
+        Ok(key)
     }
 
     /// The types that any of the targets may use.

@@ -13,6 +13,9 @@ pub(super) const MEASURED_KLD: &str = "dq_gpu.kld.mean";
 /// Positions behind [`MEASURED_KLD`].
 pub(super) const MEASURED_TOKENS: &str = "dq_gpu.kld.tokens";
 
+/// The types of the source's weights, where they were quantized again.
+const QUANTIZED_SOURCE: &str = "dq_gpu.quantized_source";
+
 /// What the written file says about its making.
 #[derive(Clone, Debug, Default)]
 pub struct Provenance {
@@ -34,6 +37,10 @@ pub fn output_metadata(
     for key in ["split.no", "split.count", "split.tensors.count"] {
         metadata.remove(key);
     }
+    // of an importance matrix behind the source
+    for key in ["file", "dataset", "entries_count", "chunks_count"] {
+        metadata.remove(&format!("quantize.imatrix.{key}"));
+    }
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set("general.file_type", Value::U32(plan.map_or(0, |plan| plan.file_type.id())));
     if let Some(imatrix) = imatrix {
@@ -48,6 +55,10 @@ pub fn output_metadata(
     metadata.set("dq_gpu.plan_hash", Value::String(plan.map_or("0".repeat(64), |plan| plan.hash.clone())));
     metadata.set("dq_gpu.calibration_hash", Value::String(provenance.calibration_hash.clone()));
     metadata.set("dq_gpu.heldout_hash", Value::String(provenance.heldout_hash.clone()));
+    // a conversion to floats only decodes
+    if let Some(types) = model.quantized_types().filter(|_| imatrix.is_some()) {
+        metadata.set(QUANTIZED_SOURCE, Value::String(types));
+    }
     // NaN until the proof has run.
     metadata.set(MEASURED_KLD, Value::F32(f32::NAN));
     metadata.set(MEASURED_TOKENS, Value::U32(0));

@@ -12,18 +12,20 @@ use super::metadata::{MEASURED_KLD, MEASURED_TOKENS};
 use super::reference::{Reference, mean, mean_as_in};
 use super::refine::{Round, TUNING_TOKENS, Tuning, moved, repredicted};
 use super::{FileInputs, Provenance, RoundingInputs, Scoring, bare_analysis, output_metadata, prove, write};
+use crate::arch::tensor_class::importance_names;
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::{Stream, StreamOptions};
 use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
 use crate::kld::{Report, TokenRecord, compare};
+use crate::plan::mixes::needs_imatrix;
 use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, solve_for};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::Method;
 use crate::sensitivity::Way;
-use crate::source::Model;
+use crate::source::{Model, listing};
 
 /// Tokens behind the second moments with which errors are weighed.
 pub(super) const HESSIAN_TOKENS: usize = 24 << 10;
@@ -47,9 +49,14 @@ impl Goal {
         matches!(self, Goal::Target(Target::Size(_) | Target::Bpw(_) | Target::MaxKld(_)))
     }
 
-    /// Whether anything is encoded by importance. Plain floats are not: they are conversions.
-    pub(super) fn needs_importance(&self, rules: &[Rule]) -> bool {
-        !matches!(self, Goal::Target(Target::Pure(ty)) if !ty.is_quantized() && rules.is_empty())
+    /// Whether anything is encoded by importance. Plain floats are not: they are conversions, which decode what is quantized.
+    pub fn needs_importance(&self, rules: &[Rule]) -> bool {
+        let ty = match self {
+            Goal::Target(Target::Pure(ty)) => *ty,
+            Goal::Target(Target::Type(ftype)) => ftype.default_type(),
+            _ => return true,
+        };
+        ty.is_quantized() || !rules.is_empty()
     }
 }
 
@@ -147,6 +154,7 @@ impl Job<'_> {
                 (Goal::Target(_), Some(target)) => self.plan(analysis, target)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
+            check_importance(&plan, knowledge)?;
             clock.lap("plan");
             let mut draft = self.write(plan, self.rounding, knowledge, output, progress)?;
             clock.lap("write");
@@ -199,7 +207,15 @@ impl Job<'_> {
     }
 
     fn plan(&self, analysis: &Analysis, target: &Target) -> Result<(Plan, Option<Outlook>)> {
-        solve_for(analysis, target, &self.constraints, self.objective)
+        let (plan, outlook) = solve_for(analysis, target, &self.constraints, self.objective)?;
+        let most = (self.model.hparams.n_vocab as f64).ln();
+        if let Some(kld) = plan.predicted_kld.filter(|kld| *kld > most) {
+            log::warn!(
+                "the plan's predicted KL of {kld:.2} nats is more than a model without any knowledge has ({most:.2}): predictions do not \
+                 hold so far from the original"
+            );
+        }
+        Ok((plan, outlook))
     }
 
     /// Writes a file that has no name yet.
@@ -314,6 +330,25 @@ impl Job<'_> {
             prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
         super::prove::report(&divergence, self.heldout)
     }
+}
+
+/// Refuses types that need importance data for tensors that have none.
+fn check_importance(plan: &Plan, knowledge: &Knowledge) -> Result<()> {
+    let Some(imatrix) = &knowledge.imatrix else { return Ok(()) };
+    let is_blind = |name: &str, ty| {
+        needs_imatrix(name, ty, plan.file_type)
+            && importance_names(name).iter().all(|name| imatrix.mean2(name).is_none())
+    };
+    let blind: Vec<&str> =
+        plan.tensors.iter().filter(|(name, to)| is_blind(name, to.ty)).map(|(name, _)| name.as_str()).collect();
+    let Some(first) = blind.first() else { return Ok(()) };
+    bail!(
+        "the importance matrix has no data for {} tensors that are to have a type which needs it, such as {}: {} (`{}`)",
+        blind.len(),
+        plan.tensors[*first].ty,
+        listing(&blind),
+        knowledge.provenance.imatrix_name
+    )
 }
 
 /// Seconds by step; laps of the same name add up.

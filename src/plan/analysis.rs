@@ -1,21 +1,25 @@
 //! The table that `analyze` writes and `plan` reads: for every tensor, what each candidate type costs in bytes and in nats.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::mixes::{ModelShape, TensorShape};
+use crate::files;
 use crate::quant::GgmlType;
 use crate::sensitivity::probe::Probes;
+use crate::source::listing;
 
 /// The version of the analysis file that this program writes and reads.
 pub const ANALYSIS_VERSION: u32 = 1;
 
 /// Data of each tensor starts at a multiple of this many bytes (`general.alignment`).
 pub const ALIGNMENT: u64 = 32;
+
+/// Most weights of a model, and bytes around them: what a file says beyond that is damage. Sums of sizes stay far from 2^64.
+const MAX_ELEMENTS: u64 = 1 << 50;
 
 /// `bytes` rounded up to the alignment of a GGUF.
 pub fn padded(bytes: u64) -> u64 {
@@ -112,7 +116,8 @@ impl TensorAnalysis {
         self.rows * self.cols
     }
 
-    /// Bytes in type `ty`, without padding; `None` if the rows are no whole number of blocks.
+    /// Bytes in type `ty`, without padding; `None` if the rows are no whole number of blocks. The number of weights has been checked
+    /// to be far below the largest u64.
     pub fn bytes_as(&self, ty: GgmlType) -> Option<u64> {
         self.cols.is_multiple_of(ty.block_len() as u64).then(|| ty.bytes_for(self.elements()))
     }
@@ -137,7 +142,7 @@ impl TensorAnalysis {
         ensure!(!self.name.is_empty(), "a tensor has no name");
         let elements = self.dims.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
         ensure!(
-            !self.dims.is_empty() && elements.is_some_and(|n| n > 0),
+            !self.dims.is_empty() && elements.is_some_and(|n| (1..=MAX_ELEMENTS).contains(&n)),
             "the dimensions {:?} are empty or too large",
             self.dims
         );
@@ -173,8 +178,7 @@ impl TensorAnalysis {
 impl Analysis {
     /// Reads and checks an analysis file.
     pub fn read(path: &Path) -> Result<Analysis> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read the analysis: `{}`", path.display()))?;
+        let text = files::text(path).with_context(|| format!("cannot read the analysis: `{}`", path.display()))?;
         let analysis: Analysis =
             serde_json::from_str(&text).with_context(|| format!("not an analysis file: `{}`", path.display()))?;
         analysis.validate().with_context(|| format!("the analysis is damaged: `{}`", path.display()))?;
@@ -195,10 +199,14 @@ impl Analysis {
             self.version
         );
         ensure!(!self.tensors.is_empty(), "the analysis holds no tensors");
+        ensure!(self.fixed_bytes <= MAX_ELEMENTS, "{} fixed bytes are too many", self.fixed_bytes);
         let mut names = HashSet::new();
+        let mut elements = 0u64;
         for tensor in &self.tensors {
             tensor.validate().with_context(|| format!("tensor: `{}`", tensor.name))?;
             ensure!(names.insert(tensor.name.as_str()), "the tensor appears twice: `{}`", tensor.name);
+            elements = elements.saturating_add(tensor.elements());
+            ensure!(elements <= MAX_ELEMENTS, "all tensors together hold too many weights");
         }
         for name in self.ties.iter().flatten() {
             ensure!(names.contains(name.as_str()), "a tie names an unknown tensor: `{name}`");
@@ -211,6 +219,35 @@ impl Analysis {
             }
             let distinct: HashSet<&String> = probed().collect();
             ensure!(distinct.len() == probed().count(), "a tensor is in two probes");
+        }
+        Ok(())
+    }
+
+    /// Bounds every predicted KL by `most`, that of a model without any knowledge: ln(vocabulary). Says so if one is above it, and
+    /// fails if one is no number.
+    pub fn bound_predictions(&mut self, most: f64) -> Result<()> {
+        let mut above = Vec::new();
+        for tensor in &mut self.tensors {
+            for candidate in &mut tensor.candidates {
+                let Candidate { ty, predicted, .. } = *candidate;
+                ensure!(
+                    predicted.is_finite() && predicted >= 0.0,
+                    "the predicted KL of `{}` in {ty} is {predicted}: what errors cost is unknown; `--sensitivity probes` measures it",
+                    tensor.name
+                );
+                if predicted > most {
+                    candidate.predicted = most;
+                    above.push(format!("{} in {ty}", tensor.name));
+                }
+            }
+        }
+        if !above.is_empty() {
+            log::warn!(
+                "{} predictions of the KL of a tensor in a type are above {most:.2} nats, which a model without any knowledge has, and are \
+                 taken as that: {}",
+                above.len(),
+                listing(&above)
+            );
         }
         Ok(())
     }

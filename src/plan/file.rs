@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use super::Target;
 use super::analysis::{Analysis, padded};
 use super::ftype::Ftype;
 use super::mixes::{Fallback, nearest_ftype};
+use crate::files;
 use crate::quant::GgmlType;
 use crate::whole_file::write_whole;
 
@@ -151,7 +151,7 @@ impl Plan {
     /// the analysis lacks are kept as long as neither the plan nor the model has changed since it was made.
     pub fn read(path: &Path, analysis: &Analysis) -> Result<Plan> {
         let shown = path.display();
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read the plan: `{shown}`"))?;
+        let text = files::text(path).with_context(|| format!("cannot read the plan: `{shown}`"))?;
         // The version first: a later one may look different.
         let versioned: Versioned =
             serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
@@ -161,6 +161,10 @@ impl Plan {
             versioned.version
         );
         let stored: Plan = serde_json::from_str(&text).with_context(|| format!("not a plan file: `{shown}`"))?;
+        for (name, tensor) in &stored.tensors {
+            let valid = tensor.predicted.is_none_or(|nats| nats.is_finite() && nats >= 0.0);
+            ensure!(valid, "the predicted KL of tensor `{name}` is {:?}: `{shown}`", tensor.predicted);
+        }
         let types = stored.assignments();
         let (edited, other) = (stored.hash != Plan::hash_of(&types), stored.fingerprint != analysis.fingerprint);
         if edited {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ftype::Ftype;
 use super::vram::RunShape;
 use crate::arch::tensor_class::{layer_index, may_quantize};
+use crate::imatrix::fit::needs_importance;
 use crate::quant::{GgmlType, fallback};
 
 /// Hyper-parameters that the rules and memory budgets ask for.
@@ -153,11 +154,10 @@ pub fn loader_order(a: &str, b: &str) -> Ordering {
 
 /// Whether `llama-quantize` demands importance data for this tensor.
 pub fn needs_imatrix(name: &str, ty: GgmlType, ftype: Ftype) -> bool {
-    use GgmlType::*;
     if matches!(name, "output.weight" | "token_embd.weight" | "per_layer_token_embd.weight") {
         return false;
     }
-    matches!(ty, IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS) || ty == Q2_K && ftype == Ftype::Q2_K_S
+    needs_importance(ty) || ty == GgmlType::Q2_K && ftype == Ftype::Q2_K_S
 }
 
 /// The file type whose own mixture is nearest to these types: the least mean difference in bits per weight, where another
@@ -217,7 +217,12 @@ impl Role {
 
 /// The first and last eighth of the layers, and every third between them.
 fn more_bits(i: u32, n: u32) -> bool {
-    i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2
+    i < n / 8 || i >= last_8th(n) || (i - n / 8) % 3 == 2
+}
+
+/// Where the last eighth of n layers begins; n may be any number of a file.
+fn last_8th(n: u32) -> u32 {
+    (7 * u64::from(n) / 8) as u32
 }
 
 /// The rules with their counters: some depend on how many tensors of a role came before.
@@ -441,7 +446,7 @@ impl<'a> Rules<'a> {
     /// Gate and up projections.
     fn ffn_in(&self, i: u32) -> GgmlType {
         let n = self.model.block_count;
-        let middle = n / 8 <= i && i < 7 * n / 8;
+        let middle = n / 8 <= i && i < last_8th(n);
         if self.ftype == Ftype::IQ3_XS && middle { GgmlType::IQ3_XXS } else { self.ftype.default_type() }
     }
 }

@@ -104,9 +104,10 @@ fn size_problem(analysis: &Analysis, constraints: &Constraints, budget: u64) -> 
     let smallest = base + problem.min_bytes();
     ensure!(
         budget >= smallest,
-        "the smallest possible file has {} but the budget is {}",
+        "the smallest possible file has {} but the budget is {}{}",
         bytes_text(smallest),
-        bytes_text(budget)
+        bytes_text(budget),
+        narrow_rows(analysis)
     );
     Ok((units, problem, budget - base))
 }
@@ -138,8 +139,9 @@ fn bpw_problem(analysis: &Analysis, constraints: &Constraints, bpw: f64) -> Resu
     let smallest = base + problem.min_bytes();
     ensure!(
         budget >= smallest,
-        "the smallest possible plan has {:.4} bits per weight but {bpw} were asked for",
-        smallest as f64 * 8.0 / elements
+        "the smallest possible plan has {:.4} bits per weight but {bpw} were asked for{}",
+        smallest as f64 * 8.0 / elements,
+        narrow_rows(analysis)
     );
     Ok((units, problem, budget - base))
 }
@@ -206,6 +208,23 @@ fn pure(analysis: &Analysis, constraints: &Constraints, ty: GgmlType) -> Result<
         types.insert(tensor.name.clone(), used);
     }
     Plan::new(analysis, Target::Pure(ty), &types, fallbacks)
+}
+
+/// Why plans cannot be small where many rows do not fit the smallest types; empty where they do.
+fn narrow_rows(analysis: &Analysis) -> String {
+    /// Weights in a block of the smallest types.
+    const SUPER_BLOCK: u64 = 256;
+    let narrow = || analysis.quantizable().filter(|tensor| !tensor.cols.is_multiple_of(SUPER_BLOCK));
+    let weights: u64 = narrow().map(TensorAnalysis::elements).sum();
+    let percent = weights as f64 * 100.0 / analysis.elements().max(1) as f64;
+    let Some(most) = narrow().max_by_key(|tensor| tensor.elements()).filter(|_| percent >= 0.5) else {
+        return String::new();
+    };
+    format!(
+        "; {percent:.0} % of the weights are in rows that are no multiple of {SUPER_BLOCK} wide ({} in `{}`), which only types with smaller \
+         blocks fit, of more bits",
+        most.cols, most.name
+    )
 }
 
 /// Whether the solution is the one that no budget can improve.

@@ -50,19 +50,21 @@ impl RunShape {
 
     /// The cache of keys and values in f16 for a context of `ctx` tokens.
     pub fn kv_bytes(&self, ctx: u64) -> u64 {
-        let ctx = ctx.next_multiple_of(CONTEXT_STEP);
-        let windowed = (self.window + UBATCH).next_multiple_of(CONTEXT_STEP).min(ctx);
-        let cells = self.full_layers * ctx + self.windowed_layers * windowed;
-        cells * self.kv_width * size_of::<half::f16>() as u64
+        let ctx = whole_steps(ctx);
+        let windowed = whole_steps(self.window.saturating_add(UBATCH)).min(ctx);
+        let full = self.full_layers.saturating_mul(ctx);
+        let cells = full.saturating_add(self.windowed_layers.saturating_mul(windowed));
+        cells.saturating_mul(self.kv_width).saturating_mul(size_of::<half::f16>() as u64)
     }
 
     /// Values between the weights: the logits of a batch, or a layer's activations and the f16 mask of attention.
     pub fn compute_bytes(&self, ctx: u64) -> u64 {
-        let f32s = |elements: u64| elements * size_of::<f32>() as u64;
-        let logits = f32s(self.n_vocab + 2 * self.n_embd);
-        let mask = ctx.next_multiple_of(CONTEXT_STEP) * size_of::<half::f16>() as u64;
-        let layer = f32s(4 * self.n_embd + 3 * self.n_ff) + mask;
-        UBATCH * logits.max(layer)
+        let f32s = |elements: u64| elements.saturating_mul(size_of::<f32>() as u64);
+        let logits = f32s(self.n_vocab.saturating_add(self.n_embd.saturating_mul(2)));
+        let mask = whole_steps(ctx).saturating_mul(size_of::<half::f16>() as u64);
+        let layer =
+            f32s(self.n_embd.saturating_mul(4).saturating_add(self.n_ff.saturating_mul(3))).saturating_add(mask);
+        UBATCH.saturating_mul(logits.max(layer))
     }
 
     /// Bytes left for the weights in `vram` bytes with a context of `ctx` tokens.
@@ -75,7 +77,8 @@ impl RunShape {
                 bytes_text(vram)
             );
         }
-        vram.checked_sub(kv + compute + DRIVER_BYTES).filter(|&left| left > 0).with_context(|| {
+        let rest = kv.saturating_add(compute).saturating_add(DRIVER_BYTES);
+        vram.checked_sub(rest).filter(|&left| left > 0).with_context(|| {
             format!(
                 "nothing is left for the weights: the KV cache of {ctx} tokens takes {}, compute buffers {}, the driver {}, \
                  and the memory is {}",
@@ -86,6 +89,11 @@ impl RunShape {
             )
         })
     }
+}
+
+/// A context as llama.cpp rounds it. Sizes here saturate: an analysis file may hold any number.
+fn whole_steps(ctx: u64) -> u64 {
+    ctx.checked_next_multiple_of(CONTEXT_STEP).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

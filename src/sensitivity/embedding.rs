@@ -48,16 +48,18 @@ impl EmbeddingGradients {
         token_counts: &[u64],
         cols: Vec<f32>,
     ) -> Result<Factor> {
-        let sizes = mean_squares(model, embedding)?;
+        let sizes = normed_sizes(model, embedding)?;
         let known = |id: usize| self.by_token.get(&(id as u32)).copied().unwrap_or_default();
         // Behind a norm a gradient is inverse to the size of the row: this product is about the same for all tokens.
-        let all: f64 = self.by_token.values().map(|energy| energy.count).sum();
-        let product = (0..embedding.rows).map(|id| known(id).sum * sizes[id]).sum::<f64>() / all.max(1.0);
+        let sized = || (0..embedding.rows).filter_map(|id| Some((known(id), sizes[id]?)));
+        let all: f64 = sized().map(|(energy, _)| energy.count).sum();
+        let product = sized().map(|(energy, size)| energy.sum * size).sum::<f64>() / all.max(1.0);
         let rows = row_frequencies(token_counts, embedding.rows).into_iter().enumerate().map(|(id, frequency)| {
-            // One expected gradient beside those that were seen; without size, a row has no errors either.
-            let expected = if sizes[id] > 0.0 { product / sizes[id] } else { 0.0 };
+            // without size, a row has no errors either
+            let Some(size) = sizes[id] else { return 0.0 };
+            // one expected gradient beside those that were seen
             let Energy { count, sum } = known(id);
-            (frequency * (sum + expected) / (count + 1.0)) as f32
+            (frequency * (sum + product / size) / (count + 1.0)) as f32
         });
         Ok(Factor { rows: rows.collect(), cols })
     }
@@ -65,11 +67,21 @@ impl EmbeddingGradients {
 
 /// Weights of the rows' squared errors relative to their size, by how often they are used.
 pub(super) fn embedding_rows(model: &Model, embedding: &Tensor, token_counts: &[u64]) -> Result<Vec<f32>> {
-    let sizes = mean_squares(model, embedding)?;
+    let sizes = normed_sizes(model, embedding)?;
     let frequencies = row_frequencies(token_counts, embedding.rows);
     // without size, a row has no errors either
-    let weight = |(frequency, size): (f64, f64)| if size > 0.0 { (frequency / size) as f32 } else { 0.0 };
+    let weight = |(frequency, size): (f64, Option<f64>)| size.map_or(0.0, |size| (frequency / size) as f32);
     Ok(frequencies.into_iter().zip(sizes).map(weight).collect())
+}
+
+/// Rows whose mean square is below this share of the norm's epsilon are nothing behind it, and so are their errors.
+const NOTHING: f64 = 0.01;
+
+/// What a norm divides the square of each row by: its mean square, but no less than the norm's epsilon. None for rows that vanish.
+fn normed_sizes(model: &Model, embedding: &Tensor) -> Result<Vec<Option<f64>>> {
+    let eps = f64::from(model.hparams.rms_eps);
+    let size = |square: f64| (square > 0.0 && square >= NOTHING * eps).then(|| square.max(eps));
+    Ok(mean_squares(model, embedding)?.into_iter().map(size).collect())
 }
 
 /// Mean square of each row.

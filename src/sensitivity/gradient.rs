@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::embedding::EmbeddingGradients;
 use super::{Factor, Sensitivities};
@@ -131,6 +131,10 @@ impl Tap for GradientTap<'_> {
 
     fn embedding_gradient(&mut self, ids: &[u32], dx: &Buffer, width: usize) -> Result<()> {
         let mut values = self.device.read_range::<f32>(dx, 0, ids.len() * width)?;
+        ensure!(
+            values.iter().all(|value| value.is_finite()),
+            "gradients overflow at `token_embd.weight`, so they tell nothing of what errors cost: `--sensitivity probes` does without them"
+        );
         self.by_token.add(ids, &mut values, width);
         let directions = self.device.upload("directions of gradients", &values)?;
         if hessian::fits(self.device, width) {
@@ -152,6 +156,11 @@ impl Tap for GradientTap<'_> {
         for Pending { output, sums } in self.pending.drain(..) {
             let sums = self.device.read::<f32>(&sums)?;
             let squares = &sums[..sums.len() / 2];
+            let name = output.as_ref().map_or("token_embd.weight", |(weight, _)| weight);
+            ensure!(
+                squares.iter().all(|square| square.is_finite()),
+                "gradients overflow at `{name}`, so they tell nothing of what errors cost: `--sensitivity probes` does without them"
+            );
             let (total, first) = match output {
                 Some((weight, first)) => (self.rows.entry(weight).or_default(), first),
                 None => (&mut self.embedding, 0),

@@ -1,6 +1,9 @@
 //! A place that stores tensors under its own names.
 
+use std::ops::Range;
 use std::path::Path;
+
+use anyhow::Result;
 
 use crate::quant::GgmlType;
 
@@ -14,7 +17,7 @@ pub struct Stored {
     pub ty: GgmlType,
 }
 
-/// Stored tensors, mapped into memory.
+/// Stored tensors, read when asked for.
 pub trait Container: Send + Sync {
     /// The file or folder that was opened.
     fn path(&self) -> &Path;
@@ -22,6 +25,6 @@ pub trait Container: Send + Sync {
     /// What is stored, in the container's order.
     fn tensors(&self) -> &[Stored];
 
-    /// The bytes of tensor `index` of [`Container::tensors`].
-    fn bytes(&self, index: usize) -> &[u8];
+    /// Some of the bytes of tensor `index` of [`Container::tensors`]. Fails if the file no longer has them.
+    fn read(&self, index: usize, range: Range<u64>) -> Result<Vec<u8>>;
 }

@@ -8,9 +8,11 @@ use anyhow::Result;
 use regex::Regex;
 use serde_json::Value as Json;
 
+use super::location::model_id;
 use super::model_card::{Entry, ModelCard};
 use super::naming::{NameParts, size_label, title};
 use crate::arch::HfConfig;
+use crate::files::InputFile;
 use crate::gguf::{Metadata, Value};
 
 static HF_URL: LazyLock<Regex> =
@@ -18,13 +20,13 @@ static HF_URL: LazyLock<Regex> =
 
 /// The keys from `general.architecture` to `general.languages`. `parameters` is the number of weights.
 ///
-/// Fails only if the folder's path cannot be resolved.
+/// Fails only if the folder's path cannot be resolved, or a file in it leads elsewhere.
 pub(super) fn metadata(folder: &Path, config: &HfConfig, architecture: &str, parameters: u64) -> Result<Metadata> {
-    let card = ModelCard::read(folder);
+    let card = ModelCard::read(folder)?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture);
     metadata.set("general.type", "model");
-    sampling(folder, &mut metadata);
+    sampling(folder, &mut metadata)?;
     authorship(&card, &names(folder, config, parameters)?, parameters, &mut metadata);
     sources(&card, ["base_model", "base_models", "base_model_sources"], "base_model", parameters, &mut metadata);
     sources(&card, ["datasets", "dataset", "dataset_sources"], "dataset", parameters, &mut metadata);
@@ -60,20 +62,24 @@ const SAMPLING: &[(&str, &[&str], Kind)] = &[
 ];
 
 /// Recommended sampling, from generation_config.json; a missing or broken one has none.
-fn sampling(folder: &Path, metadata: &mut Metadata) {
-    let text = std::fs::read_to_string(folder.join("generation_config.json")).unwrap_or_default();
+fn sampling(folder: &Path, metadata: &mut Metadata) -> Result<()> {
+    let file = InputFile::member(&folder.join("generation_config.json"))?;
+    let text = file.and_then(|file| file.text().ok()).unwrap_or_default();
     let config: Json = serde_json::from_str(&text).unwrap_or_default();
     for (key, names, kind) in SAMPLING {
         let found = names.iter().find_map(|name| config.get(name));
         let value = found.and_then(|found| match kind {
             Kind::Text => found.as_str().map(Value::from),
             Kind::Whole => found.as_i64().and_then(|whole| i32::try_from(whole).ok()).map(Value::from),
-            Kind::Number => found.as_f64().map(|number| Value::from(number as f32)),
+            Kind::Number => {
+                found.as_f64().map(|number| number as f32).filter(|number| number.is_finite()).map(Value::from)
+            }
         });
         if let Some(value) = value {
             metadata.set(format!("general.sampling.{key}"), value);
         }
     }
+    Ok(())
 }
 
 /// The model's name taken apart: from config.json where that has one, then from the folder's name.
@@ -86,8 +92,7 @@ fn names(folder: &Path, config: &HfConfig, parameters: u64) -> Result<NameParts>
         .map(|name| NameParts::of(name, parameters))
         .unwrap_or_default();
     let folder = folder.canonicalize()?;
-    let folder_name = folder.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let from_folder = NameParts::of(&folder_name, parameters);
+    let from_folder = NameParts::of(&model_id(&folder).unwrap_or_default(), parameters);
     let either = |a: Option<String>, b: Option<String>| a.or(b);
     Ok(NameParts {
         name: either(from_config.name, from_folder.name).map(|name| title(&name)),

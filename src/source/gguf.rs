@@ -1,6 +1,9 @@
 //! A GGUF, single or split, as a container.
 
+use std::ops::Range;
 use std::path::Path;
+
+use anyhow::Result;
 
 use super::container::{Container, Stored};
 use crate::gguf::GgufFile;
@@ -30,7 +33,7 @@ impl Container for GgufContainer {
         &self.stored
     }
 
-    fn bytes(&self, index: usize) -> &[u8] {
-        self.file.data(&self.file.tensors[index])
+    fn read(&self, index: usize, range: Range<u64>) -> Result<Vec<u8>> {
+        self.file.data_range(&self.file.tensors[index], range)
     }
 }

@@ -2,21 +2,30 @@
 //!
 //! Tensors have their GGUF names and layouts whatever the source; bytes are mapped and read when asked for.
 
+mod checkpoint;
 mod container;
 mod general;
 mod gguf;
 mod hf;
+mod location;
 mod model_card;
 mod naming;
+mod safetensors;
 mod weights;
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use crate::arch::tensor_class::may_quantize;
 use crate::arch::{self, Family, Hparams};
+use crate::quant::GgmlType;
+pub(crate) use checkpoint::listing;
 pub use container::{Container, Stored};
+pub use location::{download_hint, folder_name};
+use weights::check_layers;
 pub use weights::{Tensor, Weights};
 
 /// A model that can be run: its weights, and what is needed to compute with them.
@@ -36,13 +45,19 @@ impl Deref for Model {
     }
 }
 
+/// What rotary frequencies may be divided by.
+const ROPE_FACTORS: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
+
 impl Model {
     /// Opens a Hugging Face folder or a GGUF.
     ///
     /// Fails, naming the file or the tensor, if anything is missing, damaged or of the wrong shape, or if the
     /// architecture has no forward pass here ([`Weights::open`] then still reads a GGUF).
     pub fn open(path: &Path) -> Result<Model> {
-        if path.is_dir() { hf::open(path) } else { Model::from_gguf(Weights::open(path)?) }
+        if path.is_dir() {
+            return hf::open(path);
+        }
+        Model::from_gguf(Weights::open(path).map_err(|error| location::not_a_gguf(path).unwrap_or(error))?)
     }
 
     fn from_gguf(weights: Weights) -> Result<Model> {
@@ -50,6 +65,7 @@ impl Model {
             let family = arch::by_architecture(weights.metadata.require_str("general.architecture")?)?;
             let rows = |name: &str| weights.tensor(name).map(|tensor| tensor.rows);
             let hparams = family.hparams(&weights.metadata, &rows)?;
+            check_layers(&hparams, weights.tensors.len())?;
             weights.check_shapes(&family.expected(&hparams))?;
             Ok((hparams, family))
         };
@@ -68,10 +84,29 @@ impl Model {
         self.family.output(&|name| self.has_tensor(name))
     }
 
+    /// The quantized types among the weights that quantization would change, such as `Q4_K, Q6_K`; none in full precision. Weights
+    /// in floats are full precision whatever grid they lie on.
+    pub fn quantized_types(&self) -> Option<String> {
+        let architecture = self.family.architecture();
+        let quantized = self
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.ty.is_quantized() && may_quantize(&tensor.name, &tensor.dims, architecture));
+        let types: BTreeSet<GgmlType> = quantized.map(|tensor| tensor.ty).collect();
+        let names = types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ");
+        (!types.is_empty()).then_some(names)
+    }
+
     /// The values of `rope_freqs.weight`, if the model has it.
     ///
     /// Fails as [`Weights::f32_rows`] does.
     pub fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
-        self.tensor("rope_freqs.weight").map(|tensor| self.f32_rows(tensor, 0..tensor.rows)).transpose()
+        let Some(tensor) = self.tensor("rope_freqs.weight") else { return Ok(None) };
+        let factors = self.f32_rows(tensor, 0..tensor.rows)?;
+        // each divides an angle
+        if let Some(factor) = factors.iter().find(|factor| !ROPE_FACTORS.contains(factor)) {
+            bail!("tensor `{}` holds a factor of {factor}: `{}`", tensor.name, self.path.display());
+        }
+        Ok(Some(factors))
     }
 }

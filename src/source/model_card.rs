@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::Result;
+
+use crate::files::InputFile;
+
 /// Keys of a model card, each with one value or a list of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ModelCard {
@@ -26,9 +30,10 @@ impl Entry {
 }
 
 impl ModelCard {
-    /// The card of a folder; empty if it has none.
-    pub(super) fn read(folder: &Path) -> ModelCard {
-        std::fs::read_to_string(folder.join("README.md")).map(|text| ModelCard::parse(&text)).unwrap_or_default()
+    /// The card of a folder; empty if it has none. Fails only on what is no file of the folder.
+    pub(super) fn read(folder: &Path) -> Result<ModelCard> {
+        let file = InputFile::member(&folder.join("README.md"))?;
+        Ok(file.and_then(|file| file.text().ok()).map(|text| ModelCard::parse(&text)).unwrap_or_default())
     }
 
     /// Reads what stands between the first two lines of three dashes. Values that are not plain (mappings, texts over

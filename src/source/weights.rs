@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::checkpoint::listing;
 use super::container::Container;
 use super::gguf::GgufContainer;
-use crate::arch::{Expected, Transform};
+use super::location::download_hint;
+use crate::arch::{Expected, Hparams, Transform};
 use crate::gguf::{GgufFile, Metadata, TensorPlan};
 use crate::quant::{self, GgmlType};
 
@@ -109,7 +111,8 @@ impl Weights {
     /// Fails as [`GgufFile::open`] does.
     pub fn open(path: &Path) -> Result<Weights> {
         if !path.exists() {
-            bail!("there is no such file or folder: `{}`", path.display());
+            let hint = download_hint(path).map_or(String::new(), |hint| format!(" ({hint})"));
+            bail!("there is no such file or folder: `{}`{hint}", path.display());
         }
         let file = GgufFile::open(path)?;
         let mut metadata = file.metadata.clone();
@@ -138,13 +141,15 @@ impl Weights {
         self.tensor(name).ok_or_else(|| anyhow!("the model has no tensor `{name}`: `{}`", self.path.display()))
     }
 
-    /// A tensor's bytes in its type and GGUF layout; borrowed from the map where nothing has to be changed.
+    /// A tensor's bytes in its type and GGUF layout.
     ///
-    /// Fails only on a type that would have to be decoded and has no decoder.
+    /// Fails on a file that was cut short, and on a type that would have to be decoded and has no decoder.
     pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
         match &tensor.origin {
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
-            Origin::Stored(stored) if stored.ty == tensor.ty => Ok(self.stored_rows(tensor, stored, 0..tensor.rows)),
+            Origin::Stored(stored) if stored.ty == tensor.ty => {
+                Ok(Cow::Owned(self.stored_rows(tensor, stored, 0..tensor.rows)?))
+            }
             Origin::Stored(_) => {
                 let values = self.decode(tensor, 0..tensor.rows)?;
                 Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
@@ -177,15 +182,14 @@ impl Weights {
         let mut values = vec![0.0; rows.len() * tensor.cols];
         let (ty, bytes) = match &tensor.origin {
             Origin::Made(bytes) => (GgmlType::F32, Cow::Borrowed(&bytes[..values.len() * 4])),
-            Origin::Stored(stored) => (stored.ty, self.stored_rows(tensor, stored, rows)),
+            Origin::Stored(stored) => (stored.ty, Cow::Owned(self.stored_rows(tensor, stored, rows)?)),
         };
         quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
         Ok(values)
     }
 
-    /// Rows of a tensor in the type that its container has; borrowed from the map where they are in place.
-    fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Cow<'_, [u8]> {
-        let bytes = self.container.bytes(stored.index);
+    /// Rows of a tensor in the type that its container has.
+    fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Result<Vec<u8>> {
         // what a transform moves are the rows of a matrix, but the elements of a bias
         let is_bias = stored.transform != Transform::None && tensor.dims.len() <= 1;
         let (units, unit_len, unit_count) = if is_bias {
@@ -194,15 +198,20 @@ impl Weights {
             (rows, tensor.cols, tensor.rows)
         };
         let unit_bytes = stored.ty.bytes_for(unit_len as u64) as usize;
+        let read = |units: &Range<usize>| {
+            self.container.read(stored.index, (units.start * unit_bytes) as u64..(units.end * unit_bytes) as u64)
+        };
         if stored.transform == Transform::None {
-            return Cow::Borrowed(&bytes[units.start * unit_bytes..units.end * unit_bytes]);
+            return read(&units);
         }
+        let span = stored.transform.source_rows(units.clone(), unit_count);
+        let bytes = read(&span)?;
         let mut moved = Vec::with_capacity(units.len() * unit_bytes);
         for unit in units {
-            let start = stored.transform.source_row(unit, unit_count) * unit_bytes;
+            let start = (stored.transform.source_row(unit, unit_count) - span.start) * unit_bytes;
             moved.extend_from_slice(&bytes[start..start + unit_bytes]);
         }
-        Cow::Owned(moved)
+        Ok(moved)
     }
 
     /// Fails unless every required tensor is there and every known one has its shape; warns of tensors that are not
@@ -218,10 +227,13 @@ impl Weights {
             }
         }
         let known: HashSet<&str> = expected.iter().map(|tensor| tensor.name.as_str()).collect();
-        for tensor in self.tensors.iter().filter(|tensor| !known.contains(tensor.name.as_str())) {
+        let unknown: Vec<&str> =
+            self.tensors.iter().map(|tensor| tensor.name.as_str()).filter(|name| !known.contains(name)).collect();
+        if !unknown.is_empty() {
             log::warn!(
-                "unknown tensor `{}` in `{}`: it takes no part in the computation",
-                tensor.name,
+                "unknown tensors take no part in the computation, {} of them: {} (`{}`)",
+                unknown.len(),
+                listing(unknown),
                 self.path.display()
             );
         }
@@ -239,33 +251,50 @@ impl Weights {
     }
 
     /// A hash of the model, from names, shapes, types, sizes and samples of the content: cheap for any size.
-    pub fn fingerprint(&self) -> String {
+    ///
+    /// Fails if a file no longer holds its tensors.
+    pub fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for tensor in &self.tensors {
             hasher.update(format!("{} {:?} {}\n", tensor.name, tensor.dims, tensor.ty).as_bytes());
             match &tensor.origin {
                 Origin::Made(bytes) => drop(hasher.update(bytes)),
-                Origin::Stored(stored) => hash_samples(&mut hasher, self.container.bytes(stored.index)),
+                Origin::Stored(stored) => {
+                    let read = |range: Range<u64>| self.container.read(stored.index, range);
+                    hash_samples(&mut hasher, stored.ty.bytes_for(tensor.elements()), read)?;
+                }
             }
         }
-        hasher.finalize().to_hex().to_string()
+        Ok(hasher.finalize().to_hex().to_string())
     }
 }
 
-/// Samples of a tensor's bytes: all of a small one, else evenly spaced pages, with the first and the last.
-fn hash_samples(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    const PAGE: usize = 4096;
-    const PAGES: usize = 8;
-    hasher.update(&(bytes.len() as u64).to_le_bytes());
-    if bytes.len() <= PAGE * PAGES {
-        hasher.update(bytes);
-        return;
+/// Fails if the model cannot have as many layers as its hyper-parameters say: before anything is made for each of them.
+pub(super) fn check_layers(hparams: &Hparams, tensors: usize) -> Result<()> {
+    let layers = hparams.n_layer;
+    if layers > tensors {
+        bail!(
+            "the model should have {layers} layers (`block_count`, `num_hidden_layers`), but holds {tensors} tensors"
+        );
+    }
+    Ok(())
+}
+
+/// Samples of a tensor of `len` bytes: all of a small one, else evenly spaced pages, with the first and the last.
+fn hash_samples(hasher: &mut blake3::Hasher, len: u64, read: impl Fn(Range<u64>) -> Result<Vec<u8>>) -> Result<()> {
+    const PAGE: u64 = 4096;
+    const PAGES: u64 = 8;
+    hasher.update(&len.to_le_bytes());
+    if len <= PAGE * PAGES {
+        hasher.update(&read(0..len)?);
+        return Ok(());
     }
     for page in 0..PAGES {
-        let start = (bytes.len() - PAGE) / (PAGES - 1) * page;
-        hasher.update(&bytes[start..start + PAGE]);
+        let start = (len - PAGE) / (PAGES - 1) * page;
+        hasher.update(&read(start..start + PAGE)?);
     }
-    hasher.update(&bytes[bytes.len() - PAGE..]);
+    hasher.update(&read(len - PAGE..len)?);
+    Ok(())
 }
 
 /// Shapes are the same if they differ in trailing dimensions of 1 only.

@@ -11,6 +11,7 @@ use super::pretokenizer;
 use super::special::{self, Special, token_text};
 use super::spm::{ModelFile, SPACE};
 use super::vocab::{Kind, TokenType, Vocab};
+use crate::files::InputFile;
 
 /// A folder's tokenizer files.
 pub(super) struct Folder {
@@ -327,7 +328,8 @@ pub(super) fn cannot_use(path: &Path) -> String {
 
 /// Reads a JSON file.
 pub(super) fn read_json(path: &Path) -> Result<Json> {
-    let bytes = fs::read(path).with_context(|| cannot_use(path))?;
+    let file = InputFile::member(path)?.with_context(|| cannot_use(path))?;
+    let bytes = file.read_all().with_context(|| cannot_use(path))?;
     serde_json::from_slice(&bytes).context("it is not valid JSON").with_context(|| cannot_use(path))
 }
 
