@@ -4,6 +4,9 @@
 //! [`quant`] -> [`gguf`] -> [`kld`]; [`pipeline`] runs the steps. Formats ([`quant`], [`gguf`]), model families
 //! ([`arch`]) and devices ([`device`], [`kernels`]) serve them all. `docs/architecture.md` is the map.
 
+// they panic where nobody reads any more, and let control characters through: see `cli::terminal`
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod arch;
 pub mod calibration;
 pub mod cli;

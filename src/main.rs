@@ -1,3 +1,5 @@
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

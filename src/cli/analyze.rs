@@ -9,6 +9,7 @@ use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, MixArgs, TypeArgs, WorkArgs};
 use super::objective::SensitivityArgs;
 use super::output::{self, AnalyzeReport};
+use super::outputs;
 use super::progress::Bars;
 use super::rounding::RoundingArgs;
 use super::text::Reader;
@@ -65,9 +66,11 @@ pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
     common::require("importance matrix", &args.imatrix)?;
     common::require("calibration text", &args.text.calibration)?;
     let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.text.calibration);
-    common::check_output(&args.output, inputs)?;
-    let bars = global.bars()?;
-    let report = args.work.explain(work(args, &bars))?;
+    let output = std::slice::from_ref(&args.output);
+    outputs::check(output, inputs)?;
+    outputs::check_folder(output, args.work.work.as_deref())?;
+    let bars = global.bars();
+    let report = work(args, &bars)?;
     drop(bars);
     output::print(global, &report)
 }

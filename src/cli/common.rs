@@ -1,12 +1,12 @@
-//! Options that several commands share, and the checks of paths that need not wait for hours of work.
+//! Options that several commands share.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueHint, value_parser};
 
-use super::progress::Interrupted;
+use super::interrupt;
 use super::size;
 use crate::device::Device;
 use crate::forward::StreamOptions;
@@ -82,19 +82,15 @@ pub struct WorkArgs {
 }
 
 impl WorkArgs {
-    /// Opens the folder.
+    /// Opens the folder for this job alone.
     pub fn checkpoints(&self) -> Result<Checkpoints> {
-        self.work.as_deref().map_or(Ok(Checkpoints::default()), Checkpoints::open)
-    }
-
-    /// Says what is kept of work that was stopped.
-    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        if let (Err(error), Some(folder)) = (&result, &self.work)
-            && error.is::<Interrupted>()
-        {
-            log::warn!("what is done is kept, and the same command goes on from there: `{}`", folder.display());
-        }
-        result
+        let Some(folder) = &self.work else { return Ok(Checkpoints::default()) };
+        let checkpoints = Checkpoints::open(folder)?;
+        interrupt::keep_in_mind(format!(
+            "what is done is kept, and the same command goes on from there: `{}`",
+            folder.display()
+        ));
+        Ok(checkpoints)
     }
 }
 
@@ -177,34 +173,6 @@ pub fn require<'a>(what: &str, paths: impl IntoIterator<Item = &'a PathBuf>) -> 
     Ok(())
 }
 
-/// Fails if `output` cannot be written, or would overwrite one of `inputs` or a file of a model among them.
-pub fn check_output<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
-    let shown = output.display();
-    ensure!(output.file_name().is_some() && !output.is_dir(), "the output is a folder: `{shown}`");
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(folder.is_dir(), "the folder of the output does not exist: `{shown}`");
-    for input in inputs {
-        if overwrites(output, input) {
-            bail!("the output would overwrite the input: `{shown}`");
-        }
-    }
-    // an unnamed file, gone at once
-    if let Err(error) = tempfile::tempfile_in(folder) {
-        bail!("cannot write into the folder of the output: `{shown}` ({error})");
-    }
-    Ok(())
-}
-
-fn overwrites(output: &Path, input: &Path) -> bool {
-    let Ok(output) = output.canonicalize() else { return false };
-    if input.is_dir() {
-        // weights or JSON of a model folder; an older GGUF beside them may be replaced
-        let inside = output.parent().is_some_and(|folder| input.canonicalize().is_ok_and(|input| input == folder));
-        return inside && output.extension().is_none_or(|extension| extension != "gguf");
-    }
-    files_of(input).iter().any(|file| file.canonicalize().is_ok_and(|file| file == output))
-}
-
 /// The files of a GGUF, or the weight files of a folder.
 fn files_of(model: &Path) -> Vec<PathBuf> {
     if let Some(split) = SplitName::parse(model) {
@@ -220,28 +188,4 @@ pub fn model_bytes(model: &Path) -> Result<u64> {
     let size =
         |file: &PathBuf| Ok(file.metadata().with_context(|| format!("cannot read: `{}`", file.display()))?.len());
     files_of(model).iter().map(size).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    #[test]
-    fn an_output_must_be_writable_and_no_input() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        for name in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "model.safetensors", "old.gguf"] {
-            fs::write(at(name), "x").unwrap();
-        }
-        let check = |output: PathBuf, input: PathBuf| check_output(&output, [&input]).map_err(|e| e.to_string());
-        let model = folder.path().to_owned();
-        assert_eq!(check(at("new.gguf"), at("old.gguf")), Ok(()));
-        assert_eq!(check(at("old.gguf"), model.clone()), Ok(()));
-        assert!(check(at("old.gguf"), at("old.gguf")).unwrap_err().contains("overwrite the input"));
-        assert!(check(at("m-00002-of-00002.gguf"), at("m-00001-of-00002.gguf")).is_err());
-        assert!(check(at("model.safetensors"), model.clone()).is_err());
-        assert!(check(at("none/new.gguf"), model.clone()).unwrap_err().contains("does not exist"));
-        assert!(check(model.clone(), at("old.gguf")).unwrap_err().contains("is a folder"));
-    }
 }

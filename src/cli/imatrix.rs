@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs};
 use super::output::{self, ImatrixReport, StepTime};
+use super::outputs;
 use super::progress::Bars;
 use super::text::Reader;
 use crate::imatrix::Imatrix;
@@ -70,8 +71,8 @@ pub fn run(args: &ImatrixArgs, global: &Global) -> Result<()> {
     common::require("importance matrix", &args.merge)?;
     common::require("calibration text", &args.text.calibration)?;
     // a merged file may be replaced by the sum
-    common::check_output(&args.output, args.model.iter().chain(&args.text.calibration))?;
-    let bars = global.bars()?;
+    outputs::check(std::slice::from_ref(&args.output), args.model.iter().chain(&args.text.calibration))?;
+    let bars = global.bars();
     let parts = args.merge.iter().map(|file| Imatrix::read(file)).collect::<Result<Vec<_>>>()?;
     let heard = args.model.as_deref().map(|model| hear(args, model, &bars)).transpose()?;
     let mut all = heard.into_iter().chain(parts);

@@ -51,7 +51,7 @@ pub struct KldArgs {
 pub fn run(args: &KldArgs, global: &Global) -> Result<()> {
     common::require("model", [&args.base, &args.quant])?;
     common::require("text", &args.text)?;
-    let bars = global.bars()?;
+    let bars = global.bars();
     let report = work(args, &bars)?;
     drop(bars);
     output::print(global, &report)

@@ -1,5 +1,6 @@
 //! The command line: one file per command, its options beside what it does with them. No arithmetic here.
-//! `common` holds options that commands share, `output` what they print, `progress` bars and Ctrl-C.
+//! `common` holds options that commands share, `outputs` the checks of what they will write, `output` what they print,
+//! `terminal` how it gets to the reader, `progress` bars, `interrupt` Ctrl-C.
 
 mod analyze;
 mod common;
@@ -7,9 +8,11 @@ mod devices;
 mod domains;
 mod imatrix;
 mod inspect;
+mod interrupt;
 mod kld;
 pub mod objective;
 mod output;
+mod outputs;
 mod plan;
 mod plan_report;
 pub mod progress;
@@ -18,9 +21,10 @@ mod rounding;
 pub mod size;
 mod table;
 mod target;
+mod terminal;
 mod text;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -29,7 +33,9 @@ use indicatif::MultiProgress;
 use indicatif_log_bridge::LogWrapper;
 use log::LevelFilter;
 
-use progress::{Bars, Interrupted, Style};
+use interrupt::Interrupted;
+use progress::{Bars, Style};
+use terminal::{tell, visible, visible_lines};
 
 /// Exit code after Ctrl-C: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -90,13 +96,14 @@ pub struct Global {
 
 impl Global {
     fn new(args: &OutputArgs) -> Result<Global> {
-        let multi = MultiProgress::new();
+        let multi = progress::multi();
         start_log(args, multi.clone())?;
+        interrupt::watch(multi.clone())?;
         Ok(Global { json: args.json, quiet: args.quiet, multi })
     }
 
-    /// Progress for long work. From here on Ctrl-C asks the work to stop instead of ending the program.
-    pub fn bars(&self) -> Result<Bars> {
+    /// Progress for long work.
+    pub fn bars(&self) -> Bars {
         let style = if self.quiet || self.json {
             Style::Silent
         } else if std::io::stderr().is_terminal() {
@@ -131,9 +138,10 @@ fn start_log(args: &OutputArgs, multi: MultiProgress) -> Result<()> {
                 log::Level::Debug => "debug",
                 log::Level::Trace => "trace",
             };
+            let text = one_line(&record.args().to_string());
             match detailed {
-                true => writeln!(line, "{level}: {} ({})", record.args(), record.target()),
-                false => writeln!(line, "{level}: {}", record.args()),
+                true => writeln!(line, "{level}: {text} ({})", record.target()),
+                false => writeln!(line, "{level}: {text}"),
             }
         })
         .build();
@@ -145,7 +153,10 @@ fn start_log(args: &OutputArgs, multi: MultiProgress) -> Result<()> {
 
 /// Parses the command line, runs one command, prints one clear error.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return answered(&answer),
+    };
     let result = Global::new(&cli.output).and_then(|global| match &cli.command {
         Command::Quantize(args) => quantize::run(args, &global),
         Command::Imatrix(args) => imatrix::run(args, &global),
@@ -155,13 +166,32 @@ pub fn run() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, &global),
         Command::Devices(args) => devices::run(args, &global),
     });
+    interrupt::ends(result.as_ref().err());
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", one_line(&error));
-            exit_code(&error)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// What clap answers instead of a command: help, the version, or what is wrong with the arguments.
+fn answered(answer: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
+    if answer.use_stderr() && std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(char::is_control)) {
+        // it quotes an argument, which may be the name of a file
+        visible_lines(&answer.render().to_string()).lines().for_each(tell);
+        return code;
+    }
+    match answer.print() {
+        Err(error) if !answer.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            failed(&anyhow::Error::from(error).context("cannot write the help to stdout"))
+        }
+        _ => code,
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tell(&format!("error: {}", one_line(&format!("{error:#}"))));
+    exit_code(error)
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -169,10 +199,10 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if interrupted { INTERRUPTED.into() } else { ExitCode::FAILURE }
 }
 
-/// The chain of causes joined by `: `, on one line whatever the causes hold.
-fn one_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+/// A message on one line, whatever the files that it tells of hold.
+fn one_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    visible(&line).into_owned()
 }
 
 #[cfg(test)]
@@ -196,6 +226,8 @@ mod tests {
     #[test]
     fn errors_are_one_line() {
         let error = Err::<(), _>(anyhow!("line one\n  line two\n")).context("cannot read: `x`").unwrap_err();
-        assert_eq!(one_line(&error), "cannot read: `x`: line one line two");
+        let message = format!("{error:#}");
+        assert_eq!(one_line(&message), "cannot read: `x`: line one line two");
+        assert_eq!(one_line("no tensor `a\u{1b}[2J`"), "no tensor `a\\u{1b}[2J`");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -13,6 +12,7 @@ use super::Global;
 use super::domains::{DomainShare, domains_text};
 use super::objective::outlook_line;
 use super::table::{Align, Table, bytes, grouped};
+use super::terminal::{self, visible};
 use crate::gguf::Summary;
 use crate::kld;
 use crate::pipeline::guard::Guard;
@@ -28,11 +28,46 @@ pub trait Report: Serialize {
 
 /// Prints a result on stdout. A reader that went away (`| head`) is no error.
 pub fn print(global: &Global, report: &impl Report) -> Result<()> {
-    let text = if global.json { serde_json::to_string(report)? + "\n" } else { report.human() };
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write the result to stdout"),
+    let text = match global.json {
+        true => terminal::json(&serde_json::to_string(report)?) + "\n",
+        false => terminal::visible_lines(&report.human()),
+    };
+    terminal::print(&text).context("cannot write the result to stdout")
+}
+
+/// Results of several targets, each printed as soon as it is there; one that cannot be printed stops none of the others.
+pub struct Printer<'a> {
+    global: &'a Global,
+    outcome: Result<()>,
+}
+
+impl<'a> Printer<'a> {
+    pub fn new(global: &'a Global) -> Self {
+        Printer { global, outcome: Ok(()) }
+    }
+
+    pub fn print(&mut self, report: &impl Report) {
+        let printed = print(self.global, report);
+        self.note(printed);
+    }
+
+    /// An empty line between two results for people.
+    pub fn part(&mut self) {
+        if !self.global.json {
+            let printed = terminal::print("\n").context("cannot write the result to stdout");
+            self.note(printed);
+        }
+    }
+
+    fn note(&mut self, printed: Result<()>) {
+        if self.outcome.is_ok() {
+            self.outcome = printed;
+        }
+    }
+
+    /// Fails if a result could not be printed.
+    pub fn end(self) -> Result<()> {
+        self.outcome
     }
 }
 
@@ -268,7 +303,7 @@ impl Report for KldReport {
 /// A name and its value, values below each other.
 pub(super) fn line(text: &mut String, name: &str, value: &str) {
     // writing to a String cannot fail
-    let _ = writeln!(text, "{name:<16}{value}");
+    let _ = writeln!(text, "{name:<16}{}", visible(value));
 }
 
 /// How much text; `size` is 0 where a legacy file does not say.

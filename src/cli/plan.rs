@@ -9,7 +9,8 @@ use clap::{Args, ValueHint};
 use super::Global;
 use super::common::{self, KeepArgs, TypeArgs};
 use super::objective::ObjectiveArgs;
-use super::output::{self, TypeShare};
+use super::output::{Printer, TypeShare};
+use super::outputs;
 use super::plan_report::PlanReport;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
 use crate::plan::{Analysis, Target, report, solve_for};
@@ -63,19 +64,19 @@ pub fn run(args: &PlanArgs, global: &Global) -> Result<()> {
         None => Vec::new(),
     };
     target::distinct(plans.iter().chain(&tensor_types))?;
-    for output in plans.iter().chain(&tensor_types) {
-        common::check_output(output, [&args.analysis].into_iter().chain(&args.target.like))?;
-    }
+    let files: Vec<PathBuf> = plans.iter().chain(&tensor_types).cloned().collect();
+    outputs::check(&files, [&args.analysis].into_iter().chain(&args.target.like))?;
     let analysis = Analysis::read(&args.analysis)?;
+    let mut printer = Printer::new(global);
     for (place, (wanted, output)) in wanted.iter().zip(plans).enumerate() {
         let target = wanted.resolve(&args.vram, analysis.shape.run.as_ref())?;
         let report = plan(args, &analysis, &target, output, tensor_types.get(place).cloned())?;
-        if place > 0 && !global.json {
-            println!();
+        if place > 0 {
+            printer.part();
         }
-        output::print(global, &report)?;
+        printer.print(&report);
     }
-    Ok(())
+    printer.end()
 }
 
 fn plan(

@@ -1,21 +1,17 @@
-//! Bars, finished-step lines, and Ctrl-C.
+//! Bars and finished-step lines.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use anyhow::Result;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::INTERRUPTED;
+use super::interrupt;
 use super::output::StepTime;
 use super::table::short;
+use super::terminal::{Screen, tell, visible};
 use crate::progress::Progress;
-
-/// The error of work that was stopped by Ctrl-C. The program then exits with 130.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
 
 /// How progress is shown, always on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +24,17 @@ pub enum Style {
     Bars,
 }
 
-/// Set by the first Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// Bars are drawn so often a second at most.
+const FRAMES: u8 = 20;
+
+/// Where bars are drawn: on a terminal, else nowhere.
+pub fn multi() -> MultiProgress {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::term_like_with_hz(Box::new(Screen::stderr()), FRAMES),
+        false => ProgressDrawTarget::hidden(),
+    };
+    MultiProgress::with_draw_target(target)
+}
 
 /// Progress on the terminal; keeps the time of every step for the report.
 pub struct Bars {
@@ -53,11 +58,8 @@ struct Step {
 }
 
 impl Bars {
-    /// Also takes over Ctrl-C: the first asks the work to stop at its next [`Progress::advance`], the second ends the
-    /// program on the spot. Nothing is lost either way: files get their final name only when they are complete.
-    pub fn new(style: Style, multi: MultiProgress) -> Result<Bars> {
-        watch_interrupts(multi.clone())?;
-        Ok(Bars { style, multi, state: Mutex::default() })
+    pub fn new(style: Style, multi: MultiProgress) -> Bars {
+        Bars { style, multi, state: Mutex::default() }
     }
 
     /// Seconds of every finished step in the order of their first start; steps of one name are added up.
@@ -82,7 +84,7 @@ impl Bars {
     /// A line on stderr that is not part of a bar.
     fn note(&self, line: &str) {
         if self.style != Style::Silent {
-            self.multi.suspend(|| eprintln!("{line}"));
+            self.multi.suspend(|| tell(line));
         }
     }
 
@@ -107,7 +109,7 @@ impl Progress for Bars {
         let bar = match self.style {
             Style::Bars => {
                 let bar = self.multi.add(ProgressBar::new(total).with_style(bar_style(total)));
-                bar.set_message(step.to_owned());
+                bar.set_message(visible(step).into_owned());
                 bar.enable_steady_tick(Duration::from_millis(200));
                 bar
             }
@@ -117,9 +119,7 @@ impl Progress for Bars {
     }
 
     fn advance(&self, amount: u64) -> Result<()> {
-        if STOP.load(Ordering::Relaxed) {
-            return Err(Interrupted.into());
-        }
+        interrupt::check()?;
         if let Some(step) = &self.state().current {
             step.bar.inc(amount);
         }
@@ -160,20 +160,6 @@ fn bar_style(total: u64) -> ProgressStyle {
 fn write_short(out: &mut dyn std::fmt::Write, number: f64) {
     // writing to indicatif's line buffer cannot fail
     let _ = out.write_str(&short(number));
-}
-
-fn watch_interrupts(multi: MultiProgress) -> Result<()> {
-    static ONCE: Once = Once::new();
-    let mut outcome = Ok(());
-    ONCE.call_once(|| {
-        outcome = ctrlc::set_handler(move || {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED.into());
-            }
-            multi.suspend(|| eprintln!("stopping; press Ctrl-C again to stop at once"));
-        });
-    });
-    outcome.context("cannot listen for Ctrl-C")
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, MixArgs, TypeArgs, WorkArgs};
 use super::domains::DomainShare;
 use super::objective::{ObjectiveArgs, SensitivityArgs};
-use super::output::{self, Ladder, QuantizeReport, StepTime, TypeShare};
+use super::output::{Ladder, Printer, QuantizeReport, StepTime, TypeShare};
+use super::outputs;
 use super::progress::Bars;
 use super::rounding::RoundingArgs;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
@@ -93,17 +94,17 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> Result<()> {
     common::require("calibration text", &args.text.calibration)?;
     let wanted = args.target.wanted();
     let files = output_files(args, &wanted)?;
-    for file in &files {
-        let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.plan).chain(&args.target.like);
-        common::check_output(file, inputs.chain(&args.text.calibration))?;
-    }
-    let bars = global.bars()?;
-    let reports = args.work.explain(work(args, &wanted, &files, &bars, global))?;
+    let inputs = [&args.model].into_iter().chain(&args.imatrix).chain(&args.plan).chain(&args.target.like);
+    outputs::check(&files, inputs.chain(&args.text.calibration))?;
+    outputs::check_folder(&files, args.work.work.as_deref())?;
+    let bars = global.bars();
+    let mut printer = Printer::new(global);
+    let reports = work(args, &wanted, &files, &bars, &mut printer)?;
     drop(bars);
     if reports.len() > 1 && !global.json {
-        output::print(global, &Ladder(reports))?;
+        printer.print(&Ladder(reports));
     }
-    Ok(())
+    printer.end()
 }
 
 /// Makes all files, and prints the report of each as soon as it is there.
@@ -112,7 +113,7 @@ fn work(
     wanted: &[Wanted],
     files: &[PathBuf],
     bars: &Bars,
-    global: &Global,
+    printer: &mut Printer,
 ) -> Result<Vec<QuantizeReport>> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
@@ -153,9 +154,9 @@ fn work(
         let report = report(outcome, device.name(), quantized_source.clone())?;
         // no bar is left when the result appears
         bars.part();
-        output::print(global, &report)?;
-        if files.len() > 1 && !global.json {
-            println!();
+        printer.print(&report);
+        if files.len() > 1 {
+            printer.part();
         }
         reports.push(report);
         Ok(())

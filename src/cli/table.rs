@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::terminal::visible;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     Left,
@@ -22,7 +24,7 @@ impl Table {
     /// Adds a row with one cell for each column.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(cells.len(), self.columns.len());
-        self.rows.push(cells.into());
+        self.rows.push(cells.iter().map(|cell| visible(cell).into_owned()).collect());
     }
 
     pub fn is_empty(&self) -> bool {

@@ -6,29 +6,42 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use anyhow::{Result, anyhow};
 use bytemuck::Pod;
 
+use super::fault::Injected;
+
 /// Storage of one buffer. Words, so that f32, u32 and bytes can all be viewed in place.
 pub(super) struct Words(RwLock<Vec<u32>>);
 
 impl Words {
-    pub(super) fn zeroed(count: usize) -> Arc<Words> {
-        Arc::new(Words(RwLock::new(vec![0; count])))
+    /// None if there is no memory for it.
+    pub(super) fn zeroed(count: usize) -> Option<Arc<Words>> {
+        let words = bytemuck::allocation::try_zeroed_vec(count).ok()?;
+        Some(Arc::new(Words(RwLock::new(words))))
     }
 }
 
 #[derive(Clone)]
 pub struct CpuDevice {
     max_binding_bytes: usize,
+    injected: Option<Arc<Injected>>,
 }
 
 impl Default for CpuDevice {
     fn default() -> Self {
-        CpuDevice { max_binding_bytes: usize::MAX }
+        CpuDevice { max_binding_bytes: usize::MAX, injected: None }
     }
 }
 
 impl CpuDevice {
-    pub(super) fn with_max_binding_bytes(bytes: usize) -> CpuDevice {
-        CpuDevice { max_binding_bytes: bytes.max(4) }
+    pub(super) fn with_max_binding_bytes(&self, bytes: usize) -> CpuDevice {
+        CpuDevice { max_binding_bytes: bytes.max(4), ..self.clone() }
+    }
+
+    pub(super) fn with_injected(&self, injected: Option<Arc<Injected>>) -> CpuDevice {
+        CpuDevice { injected, ..self.clone() }
+    }
+
+    pub(super) fn injected(&self) -> Option<&Arc<Injected>> {
+        self.injected.as_ref()
     }
 
     pub(super) fn max_binding_bytes(&self) -> usize {

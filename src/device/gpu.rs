@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::fault::Injected;
 use super::submit::Recorder;
-use super::{Buffer, MAX_BINDING_BYTES, shader};
+use super::{Buffer, MAX_BINDING_BYTES, out_of_memory, shader};
 use crate::quant::GgmlType;
 use crate::quant::codebook::tables::device_tables;
 
@@ -48,6 +49,7 @@ pub struct Call<'a> {
 pub struct GpuDevice {
     inner: Arc<Inner>,
     max_binding_bytes: usize,
+    injected: Option<Arc<Injected>>,
 }
 
 struct Inner {
@@ -106,6 +108,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("out of memory")]
+struct Full;
+
 /// Runs `make`; a validation or memory error becomes `Err`.
 fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> Result<T> {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -113,9 +119,10 @@ fn scoped<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> Result<T> {
     let made = make();
     let invalid = pollster::block_on(validation.pop());
     let full = pollster::block_on(memory.pop());
-    match full.or(invalid) {
-        Some(error) => bail!("{error}"),
-        None => Ok(made),
+    match (full, invalid) {
+        (Some(_), _) => Err(Full.into()),
+        (None, Some(error)) => bail!("{error}"),
+        (None, None) => Ok(made),
     }
 }
 
@@ -172,11 +179,19 @@ impl GpuDevice {
             recorder: Mutex::new(recorder),
             codewords,
         };
-        Ok(GpuDevice { inner: Arc::new(inner), max_binding_bytes: max_binding.min(MAX_BINDING_BYTES) })
+        Ok(GpuDevice { inner: Arc::new(inner), max_binding_bytes: max_binding.min(MAX_BINDING_BYTES), injected: None })
     }
 
     pub(super) fn with_max_binding_bytes(&self, bytes: usize) -> GpuDevice {
-        GpuDevice { inner: self.inner.clone(), max_binding_bytes: bytes.clamp(4, self.max_binding_bytes) }
+        GpuDevice { max_binding_bytes: bytes.clamp(4, self.max_binding_bytes), ..self.clone() }
+    }
+
+    pub(super) fn with_injected(&self, injected: Option<Arc<Injected>>) -> GpuDevice {
+        GpuDevice { injected, ..self.clone() }
+    }
+
+    pub(super) fn injected(&self) -> Option<&Arc<Injected>> {
+        self.injected.as_ref()
     }
 
     pub(super) fn max_binding_bytes(&self) -> usize {
@@ -192,8 +207,12 @@ impl GpuDevice {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let descriptor =
             wgpu::BufferDescriptor { label: Some(label), size: bytes as u64, usage, mapped_at_creation: false };
-        scoped(&self.inner.device, || self.inner.device.create_buffer(&descriptor))
-            .with_context(|| format!("allocating buffer `{label}` of {bytes} bytes on {}", self.inner.name))
+        scoped(&self.inner.device, || self.inner.device.create_buffer(&descriptor)).map_err(|error| {
+            match error.is::<Full>() {
+                true => out_of_memory(label, bytes, &self.inner.name),
+                false => error.context(format!("allocating buffer `{label}` of {bytes} bytes on {}", self.inner.name)),
+            }
+        })
     }
 
     pub(super) fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {

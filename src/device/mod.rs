@@ -4,6 +4,7 @@
 
 mod adapter;
 mod cpu;
+mod fault;
 mod gpu;
 pub mod shader;
 mod submit;
@@ -11,11 +12,14 @@ mod submit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytemuck::Pod;
 
 pub use adapter::{AdapterFacts, AdapterReport, Choice, Kind, choose};
 pub use cpu::{CpuDevice, View, ViewMut};
+#[doc(hidden)]
+pub use fault::Fault;
+use fault::{Held, Injected};
 pub use gpu::{Call, GpuDevice};
 
 /// No storage binding is larger, whatever the adapter allows: the portable default of WebGPU.
@@ -35,6 +39,8 @@ pub struct Buffer {
     bytes: usize,
     id: u64,
     storage: Storage,
+    /// Only on a device that a test lets run out of memory.
+    _held: Option<Arc<Held>>,
 }
 
 #[derive(Clone)]
@@ -44,9 +50,15 @@ enum Storage {
 }
 
 impl Buffer {
-    fn new(label: &str, bytes: usize, storage: Storage) -> Buffer {
+    fn new(label: &str, bytes: usize, storage: Storage, held: Option<Held>) -> Buffer {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Buffer { label: label.into(), bytes, id: NEXT.fetch_add(1, Ordering::Relaxed), storage }
+        Buffer {
+            label: label.into(),
+            bytes,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            storage,
+            _held: held.map(Arc::new),
+        }
     }
 
     /// Size in bytes, a multiple of 4.
@@ -125,6 +137,28 @@ impl Device {
         Device::Cpu(CpuDevice::default())
     }
 
+    /// The same device, bound to fail.
+    #[doc(hidden)]
+    pub fn with_fault(&self, fault: Fault) -> Device {
+        let injected = Some(Injected::new(fault));
+        match self {
+            Device::Cpu(cpu) => Device::Cpu(cpu.with_injected(injected)),
+            Device::Gpu(gpu) => Device::Gpu(gpu.with_injected(injected)),
+        }
+    }
+
+    fn injected(&self) -> Option<&Arc<Injected>> {
+        match self {
+            Device::Cpu(cpu) => cpu.injected(),
+            Device::Gpu(gpu) => gpu.injected(),
+        }
+    }
+
+    /// Fails if a test wants it to.
+    fn check(&self) -> Result<()> {
+        self.injected().map_or(Ok(()), |injected| injected.call())
+    }
+
     /// Every adapter and the CPU, with what each can do and which one `auto` takes.
     pub fn list() -> Vec<AdapterReport> {
         adapter::list()
@@ -144,7 +178,7 @@ impl Device {
     /// The same device with a smaller limit on bindings, so that weights fall into more slabs.
     pub fn with_max_binding_bytes(&self, bytes: usize) -> Device {
         match self {
-            Device::Cpu(_) => Device::Cpu(CpuDevice::with_max_binding_bytes(bytes)),
+            Device::Cpu(cpu) => Device::Cpu(cpu.with_max_binding_bytes(bytes)),
             Device::Gpu(gpu) => Device::Gpu(gpu.with_max_binding_bytes(bytes)),
         }
     }
@@ -159,12 +193,17 @@ impl Device {
 
     /// A zeroed buffer of at least `bytes` bytes, rounded up to whole words (one at least).
     pub fn alloc(&self, label: &str, bytes: usize) -> Result<Buffer> {
+        self.check()?;
         let bytes = bytes.max(1).next_multiple_of(4);
+        let held = self.injected().map(|injected| injected.hold(label, bytes)).transpose()?;
         let storage = match self {
-            Device::Cpu(_) => Storage::Cpu(cpu::Words::zeroed(bytes / 4)),
+            Device::Cpu(cpu) => {
+                let words = cpu::Words::zeroed(bytes / 4).ok_or_else(|| out_of_memory(label, bytes, &cpu.name()))?;
+                Storage::Cpu(words)
+            }
             Device::Gpu(gpu) => Storage::Gpu(gpu.create_buffer(label, bytes)?),
         };
-        Ok(Buffer::new(label, bytes, storage))
+        Ok(Buffer::new(label, bytes, storage, held))
     }
 
     /// A buffer holding `data`, padded with zeros to whole words.
@@ -176,6 +215,7 @@ impl Device {
 
     /// Overwrites part of a buffer, after everything recorded before. A ragged tail zeroes the rest of its word.
     pub fn write<T: Pod>(&self, buffer: &Buffer, offset_bytes: usize, data: &[T]) -> Result<()> {
+        self.check()?;
         let bytes: &[u8] = bytemuck::cast_slice(data);
         buffer.check_range(offset_bytes, bytes.len().next_multiple_of(4))?;
         match self {
@@ -196,6 +236,7 @@ impl Device {
 
     /// `count` values from `offset_bytes` on, once everything recorded has run.
     pub fn read_range<T: Pod>(&self, buffer: &Buffer, offset_bytes: usize, count: usize) -> Result<Vec<T>> {
+        self.check()?;
         let bytes = count.checked_mul(size_of::<T>()).context("the range to read overflows")?;
         buffer.check_range(offset_bytes, bytes)?;
         let mut out = vec![T::zeroed(); count];
@@ -209,6 +250,7 @@ impl Device {
 
     /// Copies bytes between two different buffers; offsets and size are multiples of 4.
     pub fn copy(&self, src: &Buffer, src_off: usize, dst: &Buffer, dst_off: usize, bytes: usize) -> Result<()> {
+        self.check()?;
         ensure!(bytes.is_multiple_of(4), "copy from buffer `{}` is not of whole words: `{bytes}`", src.label);
         ensure!(!src.is_same(dst), "buffer `{}` cannot be copied onto itself", src.label);
         src.check_range(src_off, bytes)?;
@@ -230,4 +272,12 @@ impl Device {
             Device::Gpu(gpu) => gpu.flush(),
         }
     }
+}
+
+/// What to say, and what can be done, where a buffer finds no room.
+fn out_of_memory(label: &str, bytes: usize, device: &str) -> anyhow::Error {
+    anyhow!(
+        "no memory is left for buffer `{label}` of {:.1} MiB on {device}: a smaller --memory or --ctx, or --device cpu, needs less",
+        bytes as f64 / f64::from(1 << 20)
+    )
 }

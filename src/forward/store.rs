@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::device::{Buffer, Device};
+use crate::whole_file::check_folder;
 
 /// One buffer of `[tokens, width]` f32 per batch.
 pub struct HiddenStates {
@@ -72,6 +73,8 @@ impl SpillFile {
         let file = tempfile::tempfile_in(spill_folder()).with_context(|| {
             format!("cannot create a temporary file for activations in `{}`", spill_folder().display())
         })?;
+        let total = bytes.iter().map(|&size| size as u64).sum();
+        check_folder(&spill_folder(), total).context("activations go to a temporary file (see --memory and TMPDIR)")?;
         let offsets = bytes
             .iter()
             .scan(0u64, |next, size| {

@@ -2,17 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
-use tempfile::{NamedTempFile, TempPath};
 
 use super::header::{check_name, tensor_bytes};
 use super::value::{Scalar, Value, put_string, string_size};
 use super::{MAGIC, MAX_DIMS, MAX_LEN, Metadata, VERSION, align_up};
 use crate::quant::GgmlType;
+use crate::whole_file::WholeFile;
 
 /// Magic, version, number of tensors, number of keys.
 const FIXED_BYTES: u64 = 4 + 4 + 8 + 8;
@@ -125,9 +124,7 @@ fn header(metadata: &Metadata, tensors: &[TensorPlan], layout: &Layout) -> (Vec<
 /// Dropped before that, it leaves nothing behind and an older file of that name untouched.
 pub struct GgufWriter {
     target: PathBuf,
-    out: BufWriter<File>,
-    /// Removes the file when dropped, after `out` has closed it.
-    temporary: TempPath,
+    out: BufWriter<WholeFile>,
     tensors: Vec<TensorPlan>,
     layout: Layout,
     /// Position and type id of every metadata value of fixed size.
@@ -146,12 +143,11 @@ impl GgufWriter {
     /// of the format (name over 63 bytes, duplicate name, row that is not whole blocks).
     pub fn new(target: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<GgufWriter> {
         let layout = Layout::new(metadata, tensors)?;
-        let (file, temporary) = temporary_file(target)?.into_parts();
+        let file = WholeFile::create(target).map_err(|error| cannot_write(target, format!("{error:#}")))?;
         let (bytes, scalars) = header(metadata, tensors, &layout);
         let mut writer = GgufWriter {
             target: target.to_owned(),
             out: BufWriter::with_capacity(BUFFER_BYTES, file),
-            temporary,
             tensors: tensors.to_vec(),
             layout,
             scalars,
@@ -162,7 +158,7 @@ impl GgufWriter {
         writer.put(0, &bytes)?;
         // the padding after tensors, whatever the order they come in
         let size = writer.file_size();
-        writer.out.get_ref().set_len(size).map_err(|error| cannot_write(target, error))?;
+        writer.out.get_mut().file().set_len(size).map_err(|error| cannot_write(target, error))?;
         Ok(writer)
     }
 
@@ -213,7 +209,7 @@ impl GgufWriter {
     /// Fails if what is buffered cannot be written.
     pub fn readable(&mut self) -> Result<&Path> {
         self.out.flush().map_err(|error| cannot_write(&self.target, error))?;
-        Ok(&self.temporary)
+        Ok(self.out.get_ref().path())
     }
 
     /// Syncs the file and gives it its name. Returns its size in bytes.
@@ -228,10 +224,7 @@ impl GgufWriter {
         let size = self.file_size();
         let target = self.target;
         let file = self.out.into_inner().map_err(|error| cannot_write(&target, error.into_error()))?;
-        file.sync_all().map_err(|error| cannot_write(&target, error))?;
-        drop(file);
-        self.temporary.persist(&target).map_err(|error| cannot_write(&target, error.error))?;
-        sync_folder(folder(&target)).map_err(|error| cannot_write(&target, error))?;
+        file.finish().map_err(|error| cannot_write(&target, error))?;
         Ok(size)
     }
 
@@ -250,41 +243,4 @@ impl GgufWriter {
 
 fn cannot_write(target: &Path, error: impl Display) -> anyhow::Error {
     anyhow!("cannot write the file: `{}` ({error})", target.display())
-}
-
-fn folder(target: &Path) -> &Path {
-    match target.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A temporary file beside `target`, with the permissions of an ordinary new file.
-fn temporary_file(target: &Path) -> Result<NamedTempFile> {
-    let Some(name) = target.file_name() else { bail!("the output is not a file name: `{}`", target.display()) };
-    if target.is_dir() {
-        bail!("the output is a folder: `{}`", target.display());
-    }
-    if !folder(target).is_dir() {
-        bail!("the folder of the output does not exist: `{}`", target.display());
-    }
-    let prefix = format!(".{}.", name.to_string_lossy());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // tempfile adds the random path to its message; the kind of the error says what a user can act on
-    let file = builder.tempfile_in(folder(target));
-    file.map_err(|error| cannot_write(target, std::io::Error::from(error.kind())))
-}
-
-/// Makes a rename in this folder durable, where the system lets a folder be synced.
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }

@@ -6,12 +6,13 @@
 //! the largest is raised to that floor.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use memmap2::Mmap;
-use tempfile::NamedTempFile;
+
+use crate::whole_file::WholeFile;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 
@@ -34,7 +35,7 @@ fn record_bytes(n_vocab: usize) -> usize {
 /// Writes such a file row by row. The final name appears only when [`LogitsWriter::finish`] succeeds.
 pub struct LogitsWriter {
     path: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<WholeFile>,
     n_vocab: usize,
     rows_left: usize,
     record: Vec<u8>,
@@ -52,8 +53,7 @@ impl LogitsWriter {
             tokens.len()
         );
         let n_chunk = tokens.len() / n_ctx;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).with_context(|| format!("cannot write the logits file: `{shown}`"))?;
+        let file = WholeFile::create(path).with_context(|| format!("cannot write the logits file: `{shown}`"))?;
         let mut writer = LogitsWriter {
             path: path.to_owned(),
             file: BufWriter::with_capacity(1 << 20, file),
@@ -97,9 +97,7 @@ impl LogitsWriter {
         let shown = self.path.display();
         ensure!(self.rows_left == 0, "{} rows of the logits file are missing: `{shown}`", self.rows_left);
         let end = || -> Result<()> {
-            let file = self.file.into_inner()?;
-            file.as_file().sync_all()?;
-            file.persist(&self.path)?;
+            self.file.into_inner().map_err(IntoInnerError::into_error)?.finish()?;
             Ok(())
         };
         end().with_context(|| format!("cannot write the logits file: `{shown}`"))

@@ -3,13 +3,13 @@
 //! Results have names made from what they depend on: another model, text or option finds nothing and starts anew.
 
 use std::collections::BTreeSet;
-use std::fmt::Debug;
-use std::fs;
-use std::io::{ErrorKind, Write};
+use std::fmt::{Debug, Write as _};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,19 +44,28 @@ impl Key {
     }
 }
 
+/// The file that a job locks for as long as it uses the folder. It holds who that is.
+const LOCK: &str = "lock";
+/// Bytes that are read of who uses a folder.
+const MAX_OWNER: u64 = 4096;
+/// Bytes of a tensor's name in the name of its file.
+const MAX_STEM: usize = 200;
+
 /// Finished steps in a folder; without one nothing is kept.
 #[derive(Default)]
 pub struct Checkpoints {
     folder: Option<PathBuf>,
+    /// Keeps the folder for this job.
+    _lock: Option<File>,
     /// Folders of rounded tensors that this run has used.
     rounded: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Checkpoints {
-    /// Makes the folder unless it is there.
+    /// Makes the folder unless it is there, and keeps other jobs out of it: they would remove each other's steps.
     pub fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the work folder: `{}`", folder.display()))?;
-        Ok(Checkpoints { folder: Some(folder.to_owned()), ..Checkpoints::default() })
+        Ok(Checkpoints { folder: Some(folder.to_owned()), _lock: Some(lock(folder)?), ..Checkpoints::default() })
     }
 
     /// Where keys begin: results of one build of the program are not those of another.
@@ -109,6 +118,47 @@ impl Checkpoints {
     }
 }
 
+/// Takes the folder for this process, until the file is closed or the process ends in whatever way.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let cannot = || format!("cannot use the work folder: `{}`", folder.display());
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(cannot)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // where a lock forbids to read, the owner stays unnamed
+            let _ = file.take(MAX_OWNER).read_to_string(&mut owner);
+            let owner = if owner.is_empty() { "another process".to_owned() } else { owner };
+            bail!("another job uses the work folder: `{}` ({owner})", folder.display());
+        }
+        Err(TryLockError::Error(error)) => log::debug!("no lock: `{}` ({error})", path.display()),
+    }
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let owner = format!("process {}: {}", std::process::id(), arguments.collect::<Vec<_>>().join(" "));
+    file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).with_context(cannot)?;
+    Ok(file)
+}
+
+/// `name` as a file name on every system: what is not a small letter, digit, `.`, `_` or `-` is escaped, so that no name leaves the
+/// folder and none differ by case alone.
+fn file_name(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => escaped.push(byte.into()),
+            // writing to a String cannot fail
+            _ => _ = write!(escaped, "%{byte:02x}"),
+        }
+    }
+    if escaped.len() <= MAX_STEM {
+        return escaped;
+    }
+    // it is ASCII, so it can be cut anywhere
+    format!("{}~{}", &escaped[..MAX_STEM - 40], &blake3::hash(name.as_bytes()).to_hex()[..32])
+}
+
 /// Rounded tensors, one file each.
 pub struct KeptTensors {
     folder: PathBuf,
@@ -126,7 +176,7 @@ impl KeptTensors {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.bin"))
+        self.folder.join(format!("{}.bin", file_name(name)))
     }
 }
 
@@ -182,9 +232,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(folder.path()).unwrap();
         assert!(checkpoints.step::<f64>("number", &checkpoints.key(), || anyhow::bail!("stopped")).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let kept = || {
+            let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.file_name().unwrap() != LOCK).collect::<Vec<_>>()
+        };
+        assert_eq!(kept().len(), 0);
         assert_eq!(made(&checkpoints, &checkpoints.key(), 1.0), 1.0);
-        let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let file = kept()[0].clone();
         let mut bytes = fs::read(&file).unwrap();
         bytes[2] ^= 1;
         for damaged in [&bytes[..], &bytes[..3], &[]] {
@@ -192,5 +246,26 @@ mod tests {
             assert_eq!(made(&checkpoints, &checkpoints.key(), 2.0), 2.0);
         }
         assert_eq!(made(&checkpoints, &checkpoints.key(), 3.0), 2.0);
+    }
+
+    #[test]
+    fn one_job_uses_a_folder_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Checkpoints::open(folder.path()).unwrap();
+        let refusal = Checkpoints::open(folder.path()).map(drop).unwrap_err().to_string();
+        assert!(refusal.starts_with("another job uses the work folder: `"), "{refusal}");
+        #[cfg(unix)]
+        assert!(refusal.contains(&format!("(process {}: ", std::process::id())), "{refusal}");
+        drop(first);
+        Checkpoints::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn names_of_tensors_stay_in_the_folder() {
+        assert_eq!(file_name("blk.0.attn_q.weight"), "blk.0.attn_q.weight");
+        assert_eq!(file_name("../Ü\\A\u{1b}"), "..%2f%c3%9c%5c%41%1b");
+        assert_ne!(file_name("a"), file_name("A").to_lowercase());
+        let long = |end: &str| file_name(&("/".repeat(500) + end));
+        assert!(long("a").len() <= MAX_STEM && long("a") != long("b"));
     }
 }

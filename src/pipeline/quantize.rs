@@ -20,12 +20,15 @@ use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
 use crate::kld::{Report, TokenRecord, compare};
 use crate::plan::mixes::needs_imatrix;
-use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, solve_for};
+use crate::plan::{
+    Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, least_bytes, solve_for,
+};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::Method;
 use crate::sensitivity::Way;
 use crate::source::{Model, listing};
+use crate::whole_file::check_room;
 
 /// Tokens behind the second moments with which errors are weighed.
 pub(super) const HESSIAN_TOKENS: usize = 24 << 10;
@@ -126,7 +129,7 @@ impl Job<'_> {
         mut done: impl FnMut(Outcome) -> Result<()>,
     ) -> Result<()> {
         let mut clock = Clock::default();
-        self.check_goals()?;
+        self.check_goals(outputs)?;
         let knowledge = self.learn(&mut clock, progress)?;
         for (goal, output) in self.goals.iter().zip(outputs) {
             done(self.make(goal, output, &knowledge, clock, progress)?)?;
@@ -300,13 +303,15 @@ impl Job<'_> {
 
     /// Refuses what no plan can meet before anything is measured. The stand-in for the importance matrix makes metadata of
     /// the very size of the file's.
-    fn check_goals(&self) -> Result<()> {
+    fn check_goals(&self, outputs: &[PathBuf]) -> Result<()> {
         let provenance = self.provenance();
         let unmeasured = Imatrix { datasets: vec![self.dataset.to_string()], ..Default::default() };
         let imatrix = self.imatrix.as_ref().map_or(&unmeasured, |(imatrix, _)| imatrix);
         let metadata = output_metadata(self.model, Some(imatrix), &provenance, None);
         let bare = bare_analysis(self.model, &metadata, "")?;
-        self.targets().try_for_each(|target| check_budget(&bare, target, &self.constraints, self.types))
+        self.targets().try_for_each(|target| check_budget(&bare, target, &self.constraints, self.types))?;
+        let least = self.targets().map(|target| least_bytes(&bare, target, &self.constraints, self.types));
+        check_room(outputs.iter().zip(least.collect::<Result<Vec<_>>>()?))
     }
 
     pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {

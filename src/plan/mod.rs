@@ -94,6 +94,24 @@ pub fn check_budget(bare: &Analysis, target: &Target, constraints: &Constraints,
     }
 }
 
+/// Bytes that a file for the target will have at least, for what must be known before it is planned.
+pub fn least_bytes(bare: &Analysis, target: &Target, constraints: &Constraints, types: &[GgmlType]) -> Result<u64> {
+    /// Plans fill their budget up to a fraction of this size.
+    const FILLED: f64 = 0.9;
+    let types = || types.iter().copied();
+    let largest: u64 = bare
+        .quantizable()
+        .map(|tensor| types().chain([tensor.source_type]).filter_map(|ty| tensor.bytes_as(ty)).max().unwrap_or(0))
+        .sum();
+    let within = |bytes: f64| (FILLED * bytes.min((bare.base_bytes() + largest) as f64)) as u64;
+    match *target {
+        Target::Size(bytes) => Ok(within(bytes as f64)),
+        Target::Bpw(bpw) => Ok(within(bpw * bare.elements() as f64 / 8.0)),
+        Target::MaxKld(_) => Ok(bare.base_bytes()),
+        Target::Type(_) | Target::Pure(_) => Ok(solve(bare, target, constraints)?.bytes),
+    }
+}
+
 /// The items, their problem, and the bytes that they may take.
 type Budgeted = (Units, Problem, u64);
 

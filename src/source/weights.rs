@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ use super::container::Container;
 use super::gguf::GgufContainer;
 use super::location::download_hint;
 use crate::arch::{Expected, Hparams, Transform};
-use crate::gguf::{GgufFile, Metadata, TensorPlan};
+use crate::gguf::{GgufFile, Metadata, SplitName, TensorPlan};
 use crate::quant::{self, GgmlType};
 
 /// A tensor of a model.
@@ -240,14 +241,18 @@ impl Weights {
         Ok(())
     }
 
-    /// When the weights were last changed, where the system tells: what [`Weights::fingerprint`] may not see.
-    pub fn changed(&self) -> Option<SystemTime> {
+    /// Name, size and time of change of every file of weights, as far as the system tells: what [`Weights::fingerprint`] may not
+    /// see.
+    pub fn changed(&self) -> Vec<(OsString, u64, Option<SystemTime>)> {
         let is_weights = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
-        let files: Vec<PathBuf> = match self.path.read_dir() {
-            Ok(folder) => folder.flatten().map(|entry| entry.path()).filter(is_weights).collect(),
-            Err(_) => vec![self.path.clone()],
+        let mut files: Vec<PathBuf> = match (self.path.read_dir(), SplitName::parse(&self.path)) {
+            (Ok(folder), _) => folder.flatten().map(|entry| entry.path()).filter(is_weights).collect(),
+            (Err(_), Some(split)) => (1..=split.count).map(|number| split.path(number)).collect(),
+            (Err(_), None) => vec![self.path.clone()],
         };
-        files.iter().filter_map(|path| path.metadata().and_then(|file| file.modified()).ok()).max()
+        files.sort();
+        let known = files.iter().filter_map(|path| Some((path.file_name()?.to_owned(), path.metadata().ok()?)));
+        known.map(|(name, file)| (name, file.len(), file.modified().ok())).collect()
     }
 
     /// A hash of the model, from names, shapes, types, sizes and samples of the content: cheap for any size.
