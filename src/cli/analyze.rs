@@ -73,9 +73,10 @@ pub fn run(args: &AnalyzeArgs, global: &Global) -> Result<()> {
 fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
-    let reader = Reader::new(&model)?;
+    let reader = Reader::new(&model, bars)?;
     let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    drop(reader);
     let types = args.types.candidates(&model, &[]);
     let job = Job {
         device: &device,

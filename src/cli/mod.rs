@@ -13,6 +13,7 @@ mod plan;
 mod plan_report;
 pub mod progress;
 mod quantize;
+mod render;
 mod rounding;
 pub mod size;
 mod table;
@@ -62,6 +63,8 @@ enum Command {
     Kld(kld::KldArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
+    #[command(hide = true, name = render::NAME)]
+    RenderChatTemplate,
 }
 
 /// How every command talks.
@@ -153,6 +156,7 @@ pub fn run() -> ExitCode {
         Command::Kld(args) => kld::run(args, &global),
         Command::Inspect(args) => inspect::run(args, &global),
         Command::Devices(args) => devices::run(args, &global),
+        Command::RenderChatTemplate => render::run(),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -109,9 +109,10 @@ fn work(
 ) -> Result<Vec<QuantizeReport>> {
     let device = args.device.open()?;
     let model = Model::open(&args.model)?;
-    let reader = Reader::new(&model)?;
+    let reader = Reader::new(&model, bars)?;
     let (calibration, dataset) = reader.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    drop(reader);
     let job = Job {
         device: &device,
         model: &model,
