@@ -6,12 +6,12 @@
 mod chunks;
 mod conversation;
 mod files;
+mod filters;
 mod reader;
 mod render;
 mod sandbox;
 mod shapes;
 mod template;
-mod tojson;
 
 use std::path::PathBuf;
 

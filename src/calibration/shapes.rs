@@ -56,8 +56,8 @@ impl Found {
         match json {
             _ if depth > MAX_DEPTH => bail!("its lists nest more than {MAX_DEPTH} deep"),
             Json::String(text) => self.text(text, at),
-            Json::Null => self.note("nothing in it", at),
-            Json::Array(items) if items.is_empty() => self.note("nothing in it", at),
+            Json::Null => self.note("an empty document", at),
+            Json::Array(items) if items.is_empty() => self.note("an empty document", at),
             Json::Array(items) if items.iter().any(is_turn) => {
                 let messages = self.messages(items, at)?;
                 self.chat(Conversation { messages, ..Conversation::default() }, at);
@@ -115,7 +115,7 @@ impl Found {
         } else if let Some(items) = LISTS.iter().find_map(|&name| map.get(name)?.as_array()) {
             self.list(items, at, depth)?;
         } else if [CHATS, PROMPTS, TEXTS].concat().iter().any(|&name| map.contains_key(name)) {
-            self.note("nothing in it", at);
+            self.note("an empty document", at);
         } else {
             let keys = map.keys().take(8).map(|key| format!("`{}`", key.escape_debug())).collect::<Vec<_>>().join(", ");
             bail!("it has none of `messages`, `conversations`, `prompt`, `text` (but {keys})");

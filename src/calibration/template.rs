@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::conversation::{Conversation, Message};
-use super::tojson::tojson;
+use super::filters::{Style, indent, tojson};
 use crate::tokenizer::Tokenizer;
 
 /// Turns conversations into text, here or elsewhere.
@@ -172,14 +172,15 @@ enum Content {
 struct Engine {
     environment: Environment<'static>,
     tokens: Vec<(String, String)>,
-    content: OnceLock<Content>,
+    /// Or the limit that the template met when it was asked.
+    content: OnceLock<Result<Content, String>>,
 }
 
 const NAME: &str = "chat_template";
 /// Longest text that a conversation may become.
 const MAX_OUTPUT: usize = 64 << 20;
 /// Instructions that a conversation may take; producing 64 bytes of text counts as one more.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 20_000_000;
 /// How much of a template's own complaint is passed on.
 const MAX_REASON: usize = 300;
 
@@ -190,11 +191,11 @@ impl Engine {
 
     /// The first form of the conversation that the template takes, beginning with the one that transformers hands over.
     fn render(&self, conversation: &Conversation) -> Rendering {
-        let content = *self.content.get_or_init(|| self.find_content());
-        let given = match content {
-            Content::Text => conversation.map(|message| if message.has_parts() { message.with_text() } else { message }),
-            Content::Parts => conversation.map(Message::with_parts),
-            Content::Both => conversation.clone(),
+        let given = match self.content.get_or_init(|| self.find_content()) {
+            Err(reason) => return Rendering::Unusable(reason.clone()),
+            Ok(Content::Text) => conversation.map(|message| if message.has_parts() { message.with_text() } else { message }),
+            Ok(Content::Parts) => conversation.map(Message::with_parts),
+            Ok(Content::Both) => conversation.clone(),
         };
         let mut first = None;
         let mut tried: Vec<Conversation> = Vec::new();
@@ -231,19 +232,23 @@ impl Engine {
     }
 
     /// Whether content may be a list of parts, and whether it has to be: asked of the template itself.
-    fn find_content(&self) -> Content {
+    fn find_content(&self) -> Result<Content, String> {
         let (question, answer) = ("calibration question", "calibration answer");
         let chat = Conversation::from(&[Message::new("user", question), Message::new("assistant", answer)][..]);
         let prints = |conversation: &Conversation| {
-            let text = self.text(conversation).unwrap_or_default();
+            let text = match self.text(conversation) {
+                Ok(text) => text,
+                Err(error) => return limit(&error).map_or(Ok(false), Err),
+            };
             // a list that is printed as such has the names of its keys
-            text.contains(question) && text.contains(answer) && !text.contains("'text'") && !text.contains("\"text\"")
+            let has_keys = text.contains("'text'") || text.contains("\"text\"");
+            Ok(text.contains(question) && text.contains(answer) && !has_keys)
         };
-        match (prints(&chat), prints(&chat.map(Message::with_parts))) {
+        Ok(match (prints(&chat)?, prints(&chat.map(Message::with_parts))?) {
             (true, true) => Content::Both,
             (false, true) => Content::Parts,
             _ => Content::Text,
-        }
+        })
     }
 }
 
@@ -279,7 +284,7 @@ fn parsed(arguments: &Json) -> Option<Json> {
 fn written(arguments: &Json) -> Option<Json> {
     arguments.is_object().then(|| {
         let mut text = String::new();
-        super::tojson::Style::default().write(arguments, &mut text);
+        Style::default().write(arguments, &mut text);
         text.into()
     })
 }
@@ -326,6 +331,7 @@ fn environment(source: &str) -> Result<Environment<'static>> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
+    environment.add_filter("indent", indent);
     // In Python, None is not iterable.
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment

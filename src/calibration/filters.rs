@@ -1,4 +1,4 @@
-//! `tojson` of chat templates: Python's `json.dumps` with the defaults of transformers.
+//! Filters of chat templates whose results have to be Python's to the letter.
 
 use minijinja::Error;
 use minijinja::value::{Kwargs, Value};
@@ -6,10 +6,27 @@ use serde_json::Value as Json;
 
 use super::template::invalid;
 
-/// Deepest indentation of one level; more is nobody's style.
+/// Widest indentation; more is nobody's style.
 const MAX_INDENT: usize = 64;
 
-/// How a value is written.
+/// `indent` as Jinja does it: a line break at the end stays.
+pub(super) fn indent(text: &str, width: Option<usize>, first: Option<bool>, options: Kwargs) -> Result<String, Error> {
+    let width = width.or(options.get("width")?).unwrap_or(4);
+    let first = first.or(options.get("first")?).unwrap_or(false);
+    let blank = options.get::<Option<bool>>("blank")?.unwrap_or(false);
+    options.assert_all_used()?;
+    if width > MAX_INDENT {
+        return Err(invalid(&format!("indent: a width of {width}, more than {MAX_INDENT}")));
+    }
+    let margin = " ".repeat(width);
+    let line = |(index, line): (usize, &str)| {
+        let indented = if index == 0 { first } else { blank || !line.is_empty() };
+        format!("{}{line}", if indented { &margin } else { "" })
+    };
+    Ok(text.split('\n').enumerate().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// How JSON is written.
 pub(super) struct Style {
     indent: Option<usize>,
     comma: String,
@@ -25,7 +42,7 @@ impl Default for Style {
     }
 }
 
-/// The filter.
+/// `json.dumps` with the defaults of transformers.
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let json = serde_json::to_value(value).map_err(|error| invalid(&error))?;
     let style = Style::read(&options)?;
