@@ -126,12 +126,10 @@ mod tests {
 
     #[test]
     fn values_follow_each_other() {
-        assert_eq!(parse_stream("\u{feff}{\"a\":\n NaN}{}\n[1] \"x\"").unwrap(), [
-            json!({"a": null}),
-            json!({}),
-            json!([1]),
-            json!("x")
-        ]);
+        assert_eq!(
+            parse_stream("\u{feff}{\"a\":\n NaN}{}\n[1] \"x\"").unwrap(),
+            [json!({"a": null}), json!({}), json!([1]), json!("x")]
+        );
         assert!(parse_stream("{} {").is_err());
         assert_eq!(parse_stream(" ").unwrap(), [] as [Value; 0]);
     }

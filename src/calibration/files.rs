@@ -115,7 +115,12 @@ pub(super) fn read(path: &Path) -> Result<String> {
     let about = fs::metadata(path)?;
     ensure!(!about.is_dir(), "it is a folder");
     ensure!(about.is_file(), "it is {}, and only files are read", kind(&about));
-    ensure!(about.len() <= MAX_BYTES, "it has {} GiB, more than the {} that are read", about.len() >> 30, MAX_BYTES >> 30);
+    ensure!(
+        about.len() <= MAX_BYTES,
+        "it has {} GiB, more than the {} that are read",
+        about.len() >> 30,
+        MAX_BYTES >> 30
+    );
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
     decode(bytes)

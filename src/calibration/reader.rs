@@ -88,7 +88,11 @@ fn parse_json(text: &str, domain: &str, name: &str) -> Result<Found> {
         let many = values.len() > 1;
         let place = if many { format!("{name}: {number}") } else { name.to_owned() };
         let added = found.add(value, domain, &place);
-        if many { added.with_context(|| number)? } else { added? };
+        if many {
+            added.with_context(|| number)?
+        } else {
+            added?
+        };
     }
     Ok(found)
 }

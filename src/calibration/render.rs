@@ -60,15 +60,15 @@ fn through(samples: &[Sample], template: &dyn Renderer) -> Result<Option<BTreeMa
                 reason.get_or_insert(why);
             }
             Rendering::Unusable(why) => {
-                warn_once(format!("the model's chat template is of no use: {why}; conversations are read as plain text"));
+                warn_once(format!(
+                    "the model's chat template is of no use: {why}; conversations are read as plain text"
+                ));
                 return Ok(None);
             }
         }
     }
     if let (Some(why), true) = (&reason, texts.is_empty()) {
-        warn_once(format!(
-            "the model's chat template rejects every conversation ({why}); they are read as plain text"
-        ));
+        warn_once(format!("the model's chat template rejects every conversation ({why}); they are read as plain text"));
         return Ok(None);
     }
     if let (Some(why), Some(place)) = (reason, rejected.told()) {

@@ -80,7 +80,8 @@ impl Found {
 
     /// A conversation in one of its many shapes, a text, or something around them.
     fn object(&mut self, map: &Map<String, Json>, at: At, depth: usize) -> Result<()> {
-        let there = |names: &[&'static str]| names.iter().copied().find(|&name| map.get(name).is_some_and(is_something));
+        let there =
+            |names: &[&'static str]| names.iter().copied().find(|&name| map.get(name).is_some_and(is_something));
         let text = |names: &[&'static str]| there(names).and_then(|name| map[name].as_str());
         let at = At { domain: text(&["domain", "category"]).unwrap_or(at.domain), ..at };
         if map.get("role").is_some_and(Json::is_string) && there(CHATS).is_none() {

@@ -50,7 +50,9 @@ impl Change {
         match self {
             Self::System => "takes no system messages; they are put before the first user message",
             Self::Content => "takes only text as the content of messages; what else there is, is written as text",
-            Self::Arguments => "takes the arguments of tool calls in the other form, text or object; they are converted",
+            Self::Arguments => {
+                "takes the arguments of tool calls in the other form, text or object; they are converted"
+            }
         }
     }
 }
@@ -193,7 +195,9 @@ impl Engine {
     fn render(&self, conversation: &Conversation) -> Rendering {
         let given = match self.content.get_or_init(|| self.find_content()) {
             Err(reason) => return Rendering::Unusable(reason.clone()),
-            Ok(Content::Text) => conversation.map(|message| if message.has_parts() { message.with_text() } else { message }),
+            Ok(Content::Text) => {
+                conversation.map(|message| if message.has_parts() { message.with_text() } else { message })
+            }
             Ok(Content::Parts) => conversation.map(Message::with_parts),
             Ok(Content::Both) => conversation.clone(),
         };

@@ -85,7 +85,10 @@ impl<'a> Reader<'a> {
     /// Positions past the trained ones are of no use to the model, and what it does there says little.
     fn check_context(&self, ctx: u32) {
         if ctx as usize > self.trained {
-            log::warn!("chunks of {ctx} tokens are longer than the context of {} that the model was trained for", self.trained);
+            log::warn!(
+                "chunks of {ctx} tokens are longer than the context of {} that the model was trained for",
+                self.trained
+            );
         }
     }
 

@@ -306,11 +306,15 @@ fn sentencepiece_entries(
     let (listed, past): (Vec<_>, Vec<_>) =
         added_tokens(tokenizer.unwrap_or(&Json::Null), &Json::Null).partition(|token| in_range(token.id));
     if let Some(token) = past.first() {
-        log::warn!("the model's embedding has no row for `{}` and {} more: `{}`", token.text, past.len() - 1, dir.display());
+        log::warn!(
+            "the model's embedding has no row for `{}` and {} more: `{}`",
+            token.text,
+            past.len() - 1,
+            dir.display()
+        );
     }
     listed.into_iter().for_each(|token| add(token, false));
-    let configured: Vec<_> =
-        added_tokens(&Json::Null, tokenizer_config).filter(|token| in_range(token.id)).collect();
+    let configured: Vec<_> = added_tokens(&Json::Null, tokenizer_config).filter(|token| in_range(token.id)).collect();
     let texts = added_tokens(tokenizer.unwrap_or(&Json::Null), &Json::Null);
     let texts: HashMap<u32, String> = texts.map(|token| (token.id, token.text)).collect();
     for token in configured {

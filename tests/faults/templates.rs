@@ -96,7 +96,8 @@ fn arguments_become_text_where_the_template_joins_them() {
 
 #[test]
 fn documents_settings_and_all_special_tokens_are_handed_over() {
-    let template = "{{ bos_token }}{{ pad_token }}{{ enable_thinking }}{{ documents[0].title }}{{ messages[0].content }}";
+    let template =
+        "{{ bos_token }}{{ pad_token }}{{ enable_thinking }}{{ documents[0].title }}{{ messages[0].content }}";
     let mut setup = setup(template);
     setup.tokens.push(("pad_token".to_owned(), "<pad>".to_owned()));
     let line = json!({"messages": [{"role": "user", "content": "q"}], "documents": [{"title": "T", "text": "x"}],
@@ -124,7 +125,8 @@ fn parts_reach_templates_that_take_them_and_are_joined_for_others() {
 
 #[test]
 fn json_is_written_in_the_style_asked_for() {
-    let template = "{{ {'b': ['é😀', 1.5], 'a': none}|tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}";
+    let template =
+        "{{ {'b': ['é😀', 1.5], 'a': none}|tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}";
     assert_eq!(rendered(&hello(), template), chat("{\"a\":null,\"b\":[\"\\u00e9\\ud83d\\ude00\",1.5]}"));
 }
 
@@ -332,7 +334,11 @@ fn the_program_goes_on_without_a_template_and_says_so() {
     assert!(said.contains("chunks of 32 tokens") && said.contains("context of 16"), "{said}");
     assert!(!said.contains("template"), "{said}");
     let hostile = "{% set ns = namespace() %}{% set ns.ns = ns %}{{ ns }}";
-    for (template, why) in [("{% for m in messages %}{{ m.content }", "parse"), (hostile, "memory"), ("{{ raise_exception('no') }}", "rejects")] {
+    for (template, why) in [
+        ("{% for m in messages %}{{ m.content }", "parse"),
+        (hostile, "memory"),
+        ("{{ raise_exception('no') }}", "rejects"),
+    ] {
         let (plain, said) = imatrix(template.into());
         assert!(plain == without, "{template}");
         assert!(said.contains(why) && said.contains("read as plain text"), "{template}: {said}");

@@ -48,7 +48,10 @@ fn conversations_of_every_shape_are_taken() {
         (json!({"prompt": [user()]}), "<user>Say hi"),
         (json!({"prompt": "[1, 2]", "response": "{}"}), "<user>[1, 2]<assistant>{}"),
         (json!({"instruction": "Add", "input": "1 2", "output": "3"}), "<user>Add\n\n1 2<assistant>3"),
-        (json!({"instruction": "Say hi", "input": "", "output": "hi", "system": "S"}), "<system>S<user>Say hi<assistant>hi"),
+        (
+            json!({"instruction": "Say hi", "input": "", "output": "hi", "system": "S"}),
+            "<system>S<user>Say hi<assistant>hi",
+        ),
         (json!({"instruction": "c", "output": "d", "history": [["a", "b"]]}), "<user>a<assistant>b<user>c<assistant>d"),
         (json!({"input": "Say hi", "output": "hi"}), "<user>Say hi<assistant>hi"),
         (json!({"role": "user", "content": "Say hi"}), "<user>Say hi"),
@@ -73,7 +76,10 @@ fn without_a_template_calls_tools_and_reasoning_are_text_too() {
     let line = json!({"messages": [{"role": "user", "content": "w?"},
         {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [{"function": {"name": "f"}}]},
         {"role": "tool", "content": {"temp": 21}}, {"role": "assistant", "content": ""}], "tools": [{"name": "f"}]});
-    assert_eq!(read("a.jsonl", line.to_string()).unwrap(), ["{\"name\":\"f\"}\n\nw?\n\nhm\n{\"name\":\"f\"}\n\n{\"temp\":21}"]);
+    assert_eq!(
+        read("a.jsonl", line.to_string()).unwrap(),
+        ["{\"name\":\"f\"}\n\nw?\n\nhm\n{\"name\":\"f\"}\n\n{\"temp\":21}"]
+    );
 }
 
 #[test]
@@ -87,10 +93,16 @@ fn json_is_read_however_it_is_laid_out() {
         ("a.jsonl", "{\"text\": \"some text\"}\r\n\r\n{\"text\": \"other\"}\r\n"),
         ("a.jsonl", "{\"text\": \"some text\"}\r{\"text\": \"other\"}\r"),
         ("a.ndjson", "\u{feff}{\"text\": \"some text\", \"score\": NaN}\n{\"x\": [-Infinity], \"text\": \"other\"}\n"),
-        ("a.json", "{\"rows\": [{\"row_idx\": 0, \"row\": {\"text\": \"some text\"}}, {\"row\": {\"text\": \"other\"}}]}"),
+        (
+            "a.json",
+            "{\"rows\": [{\"row_idx\": 0, \"row\": {\"text\": \"some text\"}}, {\"row\": {\"text\": \"other\"}}]}",
+        ),
         ("a.json", "{\"data\": [{\"text\": \"some text\"}], \"x\": 1}\n{\"train\": [\"other\"]}"),
         ("a.json", "{\"text\": [\"some text\", \"other\"]}"),
-        ("a.jsonl", "{\"text\": \"some text\"}\n{\"text\": null}\n[]\nnull\n{\"messages\": []}\n{\"text\": \" \"}\n\"other\"\n"),
+        (
+            "a.jsonl",
+            "{\"text\": \"some text\"}\n{\"text\": null}\n[]\nnull\n{\"messages\": []}\n{\"text\": \" \"}\n\"other\"\n",
+        ),
         ("a.csv", "text,label\n\"some text\",1\n,2\nother,3\n"),
         ("a.tsv", "id\ttext\r\n1\tsome text\r\n2\tother\r\n"),
     ] {
@@ -131,7 +143,8 @@ fn what_cannot_be_read_is_named_with_its_line() {
     }
     let error = fails("latin.txt", b"ok\ncaf\xe9 is not utf-8\n");
     assert!(error.contains("latin.txt") && error.contains("line 2") && error.contains("UTF-8"), "{error}");
-    for (content, what) in [(&b"PAR1\x15\x02"[..], "Parquet"), (b"\x1f\x8b\x08\0\0", "gunzip"), (b"PK\x03\x04x", "zip")] {
+    for (content, what) in [(&b"PAR1\x15\x02"[..], "Parquet"), (b"\x1f\x8b\x08\0\0", "gunzip"), (b"PK\x03\x04x", "zip")]
+    {
         assert!(fails("data.jsonl.gz", content).contains(what));
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -164,7 +177,9 @@ fn folders_with_pipes_devices_and_links_in_circles_are_read_around_them() {
     symlink("../sub", at("sub/again")).unwrap();
     let found: Vec<String> = texts(&[folder.path().to_owned()]).unwrap().into_iter().map(|d| d.text).collect();
     assert_eq!(found, ["first", "second"]);
-    for (name, what) in [("pipe.txt", "a pipe"), ("socket.txt", "a socket"), ("zeros.txt", "a device"), ("self.txt", "symbolic links")] {
+    for (name, what) in
+        [("pipe.txt", "a pipe"), ("socket.txt", "a socket"), ("zeros.txt", "a device"), ("self.txt", "symbolic links")]
+    {
         let error = format!("{:#}", texts(&[at(name)]).unwrap_err());
         assert!(error.contains(name) && error.contains(what), "{error}");
     }

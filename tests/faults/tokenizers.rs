@@ -95,7 +95,8 @@ fn user_defined_pieces_stay_so() {
     model.extend([0x12, 2, 0x18, 2, 0x1a, 2, 0x18, 0]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.model"), model).unwrap();
-    std::fs::write(dir.path().join("tokenizer_config.json"), "\u{feff}{\"add_prefix_space\": false, \"x\": NaN}").unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), "\u{feff}{\"add_prefix_space\": false, \"x\": NaN}")
+        .unwrap();
     let config = json!({"architectures": ["LlamaForCausalLM"]});
     let keys = gguf_metadata(dir.path(), &config, 7).unwrap();
     let tokenizer = Tokenizer::from_gguf(&keys.into_iter().collect()).unwrap();
