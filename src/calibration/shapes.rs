@@ -17,7 +17,7 @@ pub(super) struct Sample {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Content {
     Text(String),
-    Chat(Conversation),
+    Chat(Box<Conversation>),
 }
 
 /// What was found in a file.
@@ -176,7 +176,7 @@ impl Found {
         if conversation.messages.is_empty() {
             return self.note("an empty conversation", at);
         }
-        self.push(Content::Chat(conversation), at);
+        self.push(Content::Chat(Box::new(conversation)), at);
     }
 
     fn text(&mut self, text: &str, at: At) {

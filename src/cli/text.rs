@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
         let found = documents.iter().filter(|document| !document.chat).find_map(|document| tokens.find(&document.text));
         if let Some(token) = found {
             log::warn!(
-                "the text holds `{}`, which is read as ordinary letters; in `messages` it would be a token of the model",
+                "the text holds `{}`, which is read as ordinary letters; in `messages` it would be a token",
                 token.as_str()
             );
         }

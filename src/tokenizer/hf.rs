@@ -251,7 +251,7 @@ fn is_byte(text: &str) -> bool {
     hex.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
 }
 
-/// The folder's `tokenizer.model`, unless it is something else (tiktoken's, a pointer) and there is another file to go by.
+/// The folder's `tokenizer.model`, unless it is something else (tiktoken's, a pointer) and there is another to go by.
 fn sentencepiece(path: &Path, has_json: bool) -> Result<Option<ModelFile>> {
     if !path.is_file() {
         return Ok(None);
@@ -267,7 +267,7 @@ fn sentencepiece(path: &Path, has_json: bool) -> Result<Option<ModelFile>> {
     }
 }
 
-/// llama.cpp `conversion/base.py`, `_create_vocab_sentencepiece`, and with it the tokens that only `tokenizer.json` adds.
+/// llama.cpp `conversion/base.py`, `_create_vocab_sentencepiece`, and the tokens that only `tokenizer.json` adds.
 fn sentencepiece_entries(
     dir: &Path,
     model: ModelFile,

@@ -296,7 +296,7 @@ fn the_template_that_transformers_would_take_counts() {
     assert_eq!(chosen(&[config(list)]), pair("list", "tool list"));
     assert_eq!(chosen(&[file, tool_use.clone()]), pair("file", "tool file"));
     assert_eq!(chosen(&[config("inline".into()), tool_use]), pair("inline", "tool file"));
-    assert_eq!(chosen(&[legacy.clone()]), both("legacy"));
+    assert_eq!(chosen(std::slice::from_ref(&legacy)), both("legacy"));
     assert_eq!(chosen(&[config("inline".into()), legacy]), both("inline"));
 }
 
