@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The system's, but for the process that renders chat templates.
+#[global_allocator]
+static ALLOCATOR: dq_gpu::memory_limit::Allocator = dq_gpu::memory_limit::Allocator;
+
 fn main() -> ExitCode {
     quiet_vulkan();
     dq_gpu::cli::run()

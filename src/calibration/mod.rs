@@ -4,7 +4,13 @@
 //! reads the user's files. All give rendered [`Document`]s, from which [`Chunks`] are cut.
 
 mod chunks;
+mod conversation;
+mod files;
+mod filters;
 mod reader;
+mod render;
+mod sandbox;
+mod shapes;
 mod template;
 
 use std::path::PathBuf;
@@ -12,8 +18,10 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 pub use chunks::Chunks;
-use reader::{Content, Sample};
-pub use template::{ChatTemplate, Message};
+pub use conversation::{Conversation, Message};
+pub use reader::plain_text;
+pub use sandbox::{Sandbox, serve};
+pub use template::{ChatTemplate, Renderer, Rendering, Setup};
 
 const BUILT_IN: &str = include_str!("data/calibration.jsonl");
 const HELD_OUT: &str = include_str!("data/heldout.jsonl");
@@ -29,56 +37,30 @@ pub struct Document {
 
 /// The built-in calibration set, rendered.
 ///
-/// Errors: the chat template rejects every conversation.
-pub fn built_in(template: &ChatTemplate) -> Result<Vec<Document>> {
-    render(&reader::parse_lines(BUILT_IN, "built-in")?, template)
+/// Errors: those of the renderer.
+pub fn built_in(template: &dyn Renderer) -> Result<Vec<Document>> {
+    render::documents(reader::lines(BUILT_IN, "built-in", "built-in text")?.samples, template)
 }
 
 /// The built-in held-out set, rendered. It shares no paragraph with [`built_in`].
-pub fn held_out(template: &ChatTemplate) -> Result<Vec<Document>> {
-    render(&reader::parse_lines(HELD_OUT, "held-out")?, template)
+pub fn held_out(template: &dyn Renderer) -> Result<Vec<Document>> {
+    render::documents(reader::lines(HELD_OUT, "held-out", "held-out text")?.samples, template)
 }
 
-/// The documents of files and folders, in the order given: `.txt` and `.md` (plain text), `.jsonl` and `.json`
-/// (`messages`, `conversations`, `prompt` + `response`, `text`; optional `domain` or `category`). The domain of a
-/// document is its file's stem where it names none.
+/// The documents of files and folders, in the order given: plain text; tables and JSON in many shapes (`messages`,
+/// `conversations`, `prompt` + `response`, `text` ..; optional `domain` or `category`). The domain of a document is
+/// its file's stem where it names none.
 ///
 /// Errors: no path, a file that cannot be read or understood, no text at all.
-pub fn load(paths: &[PathBuf], template: &ChatTemplate) -> Result<Vec<Document>> {
+pub fn load(paths: &[PathBuf], template: &dyn Renderer) -> Result<Vec<Document>> {
     ensure!(!paths.is_empty(), "no calibration files were given");
     let mut samples = Vec::new();
     for path in paths {
         samples.extend(reader::read(path)?);
     }
-    let documents = render(&samples, template)?;
+    let documents = render::documents(samples, template)?;
     let names = || paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
     ensure!(!documents.is_empty(), "there is no calibration text in {}", names());
-    Ok(documents)
-}
-
-/// Conversations that the template rejects are left out with a warning; empty texts silently.
-fn render(samples: &[Sample], template: &ChatTemplate) -> Result<Vec<Document>> {
-    let mut documents = Vec::with_capacity(samples.len());
-    let mut rejected = Vec::new();
-    for sample in samples {
-        let (text, chat) = match &sample.content {
-            Content::Text(text) => (text.clone(), false),
-            Content::Chat(messages) => match template.render(messages) {
-                Ok(text) => (text, template.exists()),
-                Err(error) => {
-                    rejected.push(error);
-                    continue;
-                }
-            },
-        };
-        if !text.trim().is_empty() {
-            documents.push(Document { domain: sample.domain.clone(), text, chat });
-        }
-    }
-    if let Some(first) = rejected.pop() {
-        ensure!(!documents.is_empty(), "no calibration conversation can be rendered: {first}");
-        log::warn!("{} conversations are left out: {first}", rejected.len() + 1);
-    }
     Ok(documents)
 }
 
@@ -86,16 +68,17 @@ fn render(samples: &[Sample], template: &ChatTemplate) -> Result<Vec<Document>> 
 mod tests {
     use std::collections::HashSet;
 
+    use super::shapes::{Content, Sample};
     use super::*;
 
     fn samples(set: &str) -> Vec<Sample> {
-        reader::parse_lines(set, "?").unwrap()
+        reader::lines(set, "?", "?").unwrap().samples
     }
 
-    fn texts(sample: &Sample) -> Vec<&str> {
+    fn texts(sample: &Sample) -> Vec<String> {
         match &sample.content {
-            Content::Text(text) => vec![text],
-            Content::Chat(messages) => messages.iter().map(|m| m.content.as_str()).collect(),
+            Content::Text(text) => vec![text.clone()],
+            Content::Chat(conversation) => conversation.messages.iter().map(Message::text).collect(),
         }
     }
 

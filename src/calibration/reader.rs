@@ -1,136 +1,129 @@
-//! Calibration files: plain text, JSON lines, JSON arrays, folders of them.
+//! Calibration files: plain text, JSON lines, other JSON, tables, folders of them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value as Json;
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Map, Value as Json};
 
-use super::template::Message;
-
-/// A document before rendering.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample {
-    pub(super) domain: String,
-    pub(super) content: Content,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Content {
-    Text(String),
-    Chat(Vec<Message>),
-}
+use super::files::{self, Format};
+use super::shapes::{Content, Found, Sample};
 
 /// Reads one path: a file, or every known file of a folder, sorted by name.
 pub(super) fn read(path: &Path) -> Result<Vec<Sample>> {
-    let at = || format!("cannot read calibration text: `{}`", path.display());
+    let at = |path: &Path| format!("cannot read calibration text: `{}`", path.display());
     if !path.is_dir() {
-        return read_file(path).with_context(at);
+        return read_file(path).with_context(|| at(path));
     }
     let mut samples = Vec::new();
-    for file in files(path).with_context(at)? {
-        samples
-            .extend(read_file(&file).with_context(|| format!("cannot read calibration text: `{}`", file.display()))?);
+    for file in files::list(path).with_context(|| at(path))? {
+        samples.extend(read_file(&file).with_context(|| at(&file))?);
     }
     Ok(samples)
 }
 
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else if ["txt", "md", "jsonl", "json"].contains(&extension(&path).as_str()) {
-            found.push(path);
+/// The text of a file that holds one document, by its name; `None` for other files.
+///
+/// Errors: it cannot be read, or is no text.
+pub fn plain_text(path: &Path) -> Result<Option<String>> {
+    if path.is_dir() || !matches!(Format::of(path), None | Some(Format::Plain)) {
+        return Ok(None);
+    }
+    files::read(path).map(Some)
+}
+
+/// Anything that is not JSON or a table by its name is plain text.
+fn read_file(path: &Path) -> Result<Vec<Sample>> {
+    let text = files::read(path)?;
+    let domain = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = format!("`{}`", path.display());
+    if text.trim().is_empty() {
+        log::warn!("{name} is empty");
+        return Ok(Vec::new());
+    }
+    match Format::of(path).unwrap_or(Format::Plain) {
+        Format::Json => Ok(told(parse_json(&text, &domain, &name)?)),
+        Format::Table(separator) => Ok(told(parse_table(&text, separator, &domain, &name)?)),
+        Format::Plain => {
+            if let Some(at) = text.find('\0') {
+                log::warn!("{name}: line {}: it holds zero bytes", line_of(&text, at));
+            }
+            Ok(vec![Sample { domain, place: name, content: Content::Text(text) }])
         }
     }
-    found.sort();
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
+}
+
+/// Says once for each kind what was left out.
+fn told(found: Found) -> Vec<Sample> {
+    let mut notes = found.notes.as_slice();
+    let mut said: Vec<&str> = Vec::new();
+    while let [(what, place), rest @ ..] = notes {
+        notes = rest;
+        if said.contains(&what.as_str()) {
+            continue;
+        }
+        said.push(what);
+        let more = match rest.iter().filter(|(other, _)| other == what).count() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        log::warn!("{place}: {what} is left out{more}");
+    }
+    found.samples
+}
+
+/// JSON lines, where the first line is a value; otherwise values that span lines.
+fn parse_json(text: &str, domain: &str, name: &str) -> Result<Found> {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    if crate::json::parse(first).is_ok() {
+        return lines(text, domain, name);
+    }
+    let values = crate::json::parse_stream(text)?;
+    let mut found = Found::default();
+    for (index, value) in values.iter().enumerate() {
+        let number = format!("value {}", index + 1);
+        let many = values.len() > 1;
+        let place = if many { format!("{name}: {number}") } else { name.to_owned() };
+        let added = found.add(value, domain, &place);
+        if many {
+            added.with_context(|| number)?
+        } else {
+            added?
+        };
+    }
     Ok(found)
 }
 
-fn extension(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
-}
-
-/// Anything that is not JSON by its name is plain text.
-fn read_file(path: &Path) -> Result<Vec<Sample>> {
-    let bytes = fs::read(path)?;
-    let text = String::from_utf8(bytes).context("it is not UTF-8 text")?;
-    let domain = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    match extension(path).as_str() {
-        "jsonl" => parse_lines(&text, &domain),
-        "json" => parse_array(&text, &domain),
-        _ => Ok(vec![Sample { domain, content: Content::Text(text) }]),
-    }
-}
-
 /// JSON lines; empty lines are skipped.
-pub(super) fn parse_lines(text: &str, domain: &str) -> Result<Vec<Sample>> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| {
-            let at = || format!("line {}", index + 1);
-            parse(&serde_json::from_str(line).with_context(at)?, domain).with_context(at)
-        })
-        .collect()
-}
-
-fn parse_array(text: &str, domain: &str) -> Result<Vec<Sample>> {
-    let json: Json = serde_json::from_str(text)?;
-    let Some(items) = json.as_array() else { bail!("it is JSON, but not a list of documents") };
-    items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| parse(item, domain).with_context(|| format!("document {}", index + 1)))
-        .collect()
-}
-
-/// One document: `messages`, `conversations` (ShareGPT), `prompt` + `response` and its spellings, `text`, or a string.
-fn parse(json: &Json, domain: &str) -> Result<Sample> {
-    let field = |names: &[&str]| names.iter().find_map(|name| json[name].as_str());
-    let domain = field(&["domain", "category"]).unwrap_or(domain).to_string();
-    let content = if let Some(list) = json["messages"].as_array().or(json.as_array()) {
-        Content::Chat(list.iter().map(|turn| message(turn, "role", "content")).collect::<Result<_>>()?)
-    } else if let Some(list) = json["conversations"].as_array().or(json["conversation"].as_array()) {
-        let keys = if list.first().is_some_and(|turn| turn["from"].is_string()) {
-            ["from", "value"]
-        } else {
-            ["role", "content"]
-        };
-        Content::Chat(list.iter().map(|turn| message(turn, keys[0], keys[1])).collect::<Result<_>>()?)
-    } else if let Some(prompt) = field(&["prompt", "instruction", "question"]) {
-        let input = field(&["input"]).filter(|input| !input.is_empty());
-        let prompt = input.map_or(prompt.to_string(), |input| format!("{prompt}\n\n{input}"));
-        let response = field(&["response", "completion", "output", "answer"]);
-        let response = response.context("it has a prompt but no response")?;
-        let system = field(&["system"]).map(|text| Message::new("system", text));
-        let turns = [Message::new("user", &prompt), Message::new("assistant", response)];
-        Content::Chat(system.into_iter().chain(turns).collect())
-    } else if let Some(text) = field(&["text", "content"]).or(json.as_str()) {
-        Content::Text(text.to_string())
-    } else {
-        bail!("it has none of `messages`, `conversations`, `prompt`, `text`");
-    };
-    if let Content::Chat(messages) = &content {
-        ensure!(!messages.is_empty(), "its conversation is empty");
+pub(super) fn lines(text: &str, domain: &str, name: &str) -> Result<Found> {
+    let mut found = Found::default();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let at = format!("line {}", index + 1);
+        // of a line of its own, the parser knows only the column
+        let json = crate::json::parse(line)
+            .map_err(|error| anyhow!("{at}: {}", error.to_string().replace(" at line 1 column ", ", column ")))?;
+        found.add(&json, domain, &format!("{name}: {at}")).with_context(|| at)?;
     }
-    Ok(Sample { domain, content })
+    Ok(found)
 }
 
-fn message(turn: &Json, role: &str, content: &str) -> Result<Message> {
-    let role = turn[role].as_str().with_context(|| format!("a message has no `{role}`"))?;
-    let role = match role {
-        "human" => "user",
-        "gpt" | "model" | "bot" | "chatgpt" => "assistant",
-        other => other,
-    };
-    let text = match &turn[content] {
-        Json::String(text) => text.clone(),
-        // Parts, of which only the texts are of use here.
-        Json::Array(parts) => parts.iter().filter_map(|p| p["text"].as_str()).collect::<Vec<_>>().join("\n"),
-        Json::Null => String::new(),
-        _ => bail!("the content of a message is not text"),
-    };
-    Ok(Message { role: role.to_string(), content: text })
+/// A table whose first line names the columns; each row is a document as an object would be.
+fn parse_table(text: &str, separator: u8, domain: &str, name: &str) -> Result<Found> {
+    let mut table = csv::ReaderBuilder::new().delimiter(separator).from_reader(text.as_bytes());
+    let columns = table.headers()?.clone();
+    let mut found = Found::default();
+    for row in table.records() {
+        let row = row?;
+        let at = format!("line {}", row.position().map_or(0, csv::Position::line));
+        let cells = columns.iter().zip(&row).map(|(column, cell)| {
+            let cell = if cell.is_empty() { Json::Null } else { cell.into() };
+            (column.trim().to_owned(), cell)
+        });
+        let row = Json::Object(cells.collect::<Map<_, _>>());
+        found.add(&row, domain, &format!("{name}: {at}")).with_context(|| at)?;
+    }
+    Ok(found)
 }

@@ -84,9 +84,10 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
             model.path.display()
         );
     }
-    let reader = Reader::new(&model)?;
+    let reader = Reader::new(&model, bars)?;
     let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    drop(reader);
     let types = args.types.candidates(&model, &[]);
     let job = Job {
         device: &device,

@@ -94,7 +94,7 @@ fn hear(args: &ImatrixArgs, model: &Path, bars: &Bars) -> Result<Imatrix> {
     let device = args.device.open()?;
     let model = Model::open(model)?;
     let (chunks, dataset) =
-        Reader::new(&model)?.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
+        Reader::new(&model, bars)?.calibration(&args.text.calibration, args.text.ctx, args.text.chunks)?;
     listen(&device, &model, &chunks, &dataset, args.device.memory(), bars)
 }
 

@@ -61,7 +61,7 @@ fn work(args: &KldArgs, bars: &Bars) -> Result<KldReport> {
     let device = args.device.open()?;
     let base = Model::open(&args.base)?;
     let quant = Model::open(&args.quant)?;
-    let chunks = Reader::new(&base)?.measured(&args.text, args.ctx, args.chunks)?;
+    let chunks = Reader::new(&base, bars)?.measured(&args.text, args.ctx, args.chunks)?;
     let scoring = if args.all_positions { Scoring::All } else { Scoring::SecondHalf };
     let divergence = prove(&device, &base, &quant, &chunks, scoring, args.device.memory(), bars)?;
     let mut statistics = report(&divergence, &chunks)?;

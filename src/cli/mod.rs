@@ -17,6 +17,7 @@ mod plan;
 mod plan_report;
 pub mod progress;
 mod quantize;
+mod render;
 mod rounding;
 pub mod size;
 mod table;
@@ -69,6 +70,8 @@ enum Command {
     Kld(kld::KldArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
+    #[command(hide = true, name = render::NAME)]
+    RenderChatTemplate,
 }
 
 /// How every command talks.
@@ -165,6 +168,7 @@ pub fn run() -> ExitCode {
         Command::Kld(args) => kld::run(args, &global),
         Command::Inspect(args) => inspect::run(args, &global),
         Command::Devices(args) => devices::run(args, &global),
+        Command::RenderChatTemplate => render::run(),
     });
     interrupt::ends(result.as_ref().err());
     match result {

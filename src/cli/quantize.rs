@@ -126,9 +126,10 @@ fn work(
             args.model.display()
         );
     }
-    let reader = Reader::new(&model)?;
+    let reader = Reader::new(&model, bars)?;
     let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
     let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    drop(reader);
     let job = Job {
         device: &device,
         model: &model,

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use regex::Regex;
 
 use super::common::{CalibrationArgs, MixArgs};
-use crate::calibration::{self, ChatTemplate, Chunks, Document};
+use super::render;
+use crate::calibration::{self, Chunks, Document, Sandbox, Setup};
+use crate::progress::Progress;
 use crate::source::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -13,27 +16,29 @@ use crate::tokenizer::Tokenizer;
 const BUILT_IN: &str = "dq-gpu built-in";
 
 /// A model's way from text to tokens.
-pub struct Reader {
+pub struct Reader<'a> {
     tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: Sandbox<'a>,
+    trained: usize,
 }
 
-impl Reader {
-    /// Fails if the model's vocabulary or chat template cannot be used.
-    pub fn new(model: &Model) -> Result<Reader> {
+impl<'a> Reader<'a> {
+    /// Fails if the model's vocabulary cannot be used.
+    pub fn new(model: &Model, progress: &'a dyn Progress) -> Result<Reader<'a>> {
         let at = || format!("cannot read text with the model: `{}`", model.path.display());
         let tokenizer = Tokenizer::from_gguf(&model.metadata).with_context(at)?;
-        let template = ChatTemplate::new(&tokenizer).with_context(at)?;
-        Ok(Reader { tokenizer, template })
+        let template = Sandbox::new(Setup::of(&tokenizer), render::command, move || progress.advance(0));
+        Ok(Reader { tokenizer, template, trained: model.hparams.n_ctx_train })
     }
 
     /// Calibration text: the user's, or the built-in set. Also what to call it in files.
     pub fn calibration(&self, paths: &[PathBuf], ctx: u32, chunks: Option<u32>) -> Result<(Chunks, String)> {
+        self.check_context(ctx);
         if paths.is_empty() {
             return Ok((self.cut(&calibration::built_in(&self.template)?, ctx, chunks)?, BUILT_IN.to_owned()));
         }
         let name = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        Ok((self.cut(&calibration::load(paths, &self.template)?, ctx, chunks)?, name))
+        Ok((self.cut(&self.load(paths)?, ctx, chunks)?, name))
     }
 
     /// Calibration text for a file: the user's and the built-in set in turn, or one of them. Also what to call it in files.
@@ -42,7 +47,7 @@ impl Reader {
             return self.calibration(&text.calibration, text.ctx, text.chunks);
         }
         let (own, name) = self.calibration(&text.calibration, text.ctx, text.chunks)?;
-        let (built_in, _) = self.calibration(&[], text.ctx, text.chunks)?;
+        let built_in = self.cut(&calibration::built_in(&self.template)?, text.ctx, text.chunks)?;
         let chunks = own.alternate(built_in, text.chunks.map(|n| n as usize))?;
         Ok((chunks, format!("{name}, {BUILT_IN}")))
     }
@@ -54,24 +59,52 @@ impl Reader {
 
     /// Text to measure on. One plain text file is cut exactly as llama-perplexity cuts it, so that figures compare.
     pub fn measured(&self, paths: &[PathBuf], ctx: u32, chunks: Option<u32>) -> Result<Chunks> {
-        match paths {
-            [] => self.held_out(ctx, chunks),
-            [file] if file.is_file() && is_plain_text(file) => {
-                let shown = || format!("cannot use the text: `{}`", file.display());
-                let text = std::fs::read_to_string(file).with_context(shown)?;
-                let domain = file.file_stem().unwrap_or_default().to_string_lossy();
-                let limit = chunks.map(|n| n as usize);
-                Chunks::from_text_stream(&text, &domain, &self.tokenizer, ctx as usize, limit).with_context(shown)
-            }
-            _ => self.cut(&calibration::load(paths, &self.template)?, ctx, chunks),
+        self.check_context(ctx);
+        let [file] = paths else {
+            return match paths {
+                [] => self.held_out(ctx, chunks),
+                _ => self.cut(&self.load(paths)?, ctx, chunks),
+            };
+        };
+        let shown = || format!("cannot use the text: `{}`", file.display());
+        let Some(text) = calibration::plain_text(file).with_context(shown)? else {
+            return self.cut(&self.load(paths)?, ctx, chunks);
+        };
+        let domain = file.file_stem().unwrap_or_default().to_string_lossy();
+        let limit = chunks.map(|n| n as usize);
+        Chunks::from_text_stream(&text, &domain, &self.tokenizer, ctx as usize, limit).with_context(shown)
+    }
+
+    fn load(&self, paths: &[PathBuf]) -> Result<Vec<Document>> {
+        let documents = calibration::load(paths, &self.template)?;
+        self.tell_control_tokens(&documents);
+        Ok(documents)
+    }
+
+    /// Conversations that are kept as rendered text reach the model letter by letter, which nobody wants.
+    fn tell_control_tokens(&self, documents: &[Document]) {
+        let tokens = self.tokenizer.control_tokens().map(regex::escape).collect::<Vec<_>>().join("|");
+        let Some(tokens) = Regex::new(&tokens).ok().filter(|_| !tokens.is_empty()) else { return };
+        let found = documents.iter().filter(|document| !document.chat).find_map(|document| tokens.find(&document.text));
+        if let Some(token) = found {
+            log::warn!(
+                "the text holds `{}`, which is read as ordinary letters; in `messages` it would be a token",
+                token.as_str()
+            );
+        }
+    }
+
+    /// Positions past the trained ones are of no use to the model, and what it does there says little.
+    fn check_context(&self, ctx: u32) {
+        if ctx as usize > self.trained {
+            log::warn!(
+                "chunks of {ctx} tokens are longer than the context of {} that the model was trained for",
+                self.trained
+            );
         }
     }
 
     fn cut(&self, documents: &[Document], ctx: u32, chunks: Option<u32>) -> Result<Chunks> {
         Chunks::cut(documents, &self.tokenizer, ctx as usize, chunks.map(|n| n as usize))
     }
-}
-
-fn is_plain_text(file: &std::path::Path) -> bool {
-    file.extension().is_none_or(|extension| extension != "jsonl" && extension != "json")
 }

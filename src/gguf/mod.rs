@@ -8,6 +8,7 @@ mod header;
 mod inspect;
 mod metadata;
 mod splits;
+mod text;
 mod value;
 mod writer;
 

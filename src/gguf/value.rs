@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::MAX_LEN;
 use super::cursor::Cursor;
+use super::{MAX_LEN, text};
 
 const STRING: u32 = 8;
 const ARRAY: u32 = 9;
@@ -125,7 +125,7 @@ fn size_of_items<T: Scalar>(items: &[T]) -> u64 {
     items.len() as u64 * T::SIZE as u64
 }
 
-/// Appends a string: its length in bytes, then the bytes.
+/// Appends the name of a key or tensor: its length in bytes, then the bytes.
 pub(super) fn put_string(text: &str, out: &mut Vec<u8>) {
     (text.len() as u64).put(out);
     out.extend_from_slice(text.as_bytes());
@@ -136,7 +136,7 @@ pub(super) fn string_size(text: &str) -> u64 {
     8 + text.len() as u64
 }
 
-/// Reads a string. Fails on a length past the end, or bytes that are not UTF-8.
+/// Reads the name of a key or tensor. Fails on a length past the end, or bytes that are not UTF-8.
 pub(super) fn get_string(cursor: &mut Cursor) -> Result<String> {
     let len = u64::get(cursor)?;
     cursor.expect(len, 1)?;
@@ -148,6 +148,12 @@ pub(super) fn get_string(cursor: &mut Cursor) -> Result<String> {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => bail!("{} is not UTF-8", cursor.place()),
     }
+}
+
+/// Reads the string of a value, whatever its bytes. Fails on a length past the end.
+fn get_text(cursor: &mut Cursor) -> Result<String> {
+    let len = u64::get(cursor)?;
+    Ok(text::from_bytes(cursor.take(len)?))
 }
 
 impl Value {
@@ -177,12 +183,12 @@ impl Value {
 
     /// Bytes of the value without its type id.
     pub(super) fn size(&self) -> u64 {
-        match_value!(self, v => size_of_scalar(v), s => string_size(s), a => 4 + 8 + a.size())
+        match_value!(self, v => size_of_scalar(v), s => text::size(s), a => 4 + 8 + a.size())
     }
 
     /// Appends the value without its type id.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        match_value!(self, v => v.put(out), s => put_string(s, out), a => {
+        match_value!(self, v => v.put(out), s => text::put(s, out), a => {
             a.type_id().put(out);
             (a.len() as u64).put(out);
             a.put(out);
@@ -200,7 +206,7 @@ impl Value {
             5 => Value::I32(Scalar::get(cursor)?),
             6 => Value::F32(Scalar::get(cursor)?),
             7 => Value::Bool(Scalar::get(cursor)?),
-            STRING => Value::String(get_string(cursor)?),
+            STRING => Value::String(get_text(cursor)?),
             ARRAY => Value::Array(Array::get(cursor)?),
             10 => Value::U64(Scalar::get(cursor)?),
             11 => Value::I64(Scalar::get(cursor)?),
@@ -254,12 +260,12 @@ impl Array {
 
     /// Bytes of the elements.
     fn size(&self) -> u64 {
-        match_array!(self, v => size_of_items(v), s => s.iter().map(|text| string_size(text)).sum())
+        match_array!(self, v => size_of_items(v), s => s.iter().map(|text| text::size(text)).sum())
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match_array!(self, v => v.iter().for_each(|item| item.put(out)), s => {
-            s.iter().for_each(|text| put_string(text, out));
+            s.iter().for_each(|text| text::put(text, out));
         });
     }
 
@@ -280,7 +286,7 @@ impl Array {
             7 => Array::Bool(items(cursor, len)?),
             STRING => {
                 cursor.expect(len, 8)?;
-                Array::String((0..len).map(|_| get_string(cursor)).collect::<Result<_>>()?)
+                Array::String((0..len).map(|_| get_text(cursor)).collect::<Result<_>>()?)
             }
             ARRAY => bail!("{} is an array of arrays", cursor.place()),
             10 => Array::U64(items(cursor, len)?),

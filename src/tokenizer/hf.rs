@@ -1,7 +1,6 @@
 //! The vocabulary of a Hugging Face folder, as llama.cpp's converter would write it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,8 +38,8 @@ impl Folder {
 
         let mut unknown_pre = None;
         let mut pre = "default";
-        let (kind, entries, merges) = if model_path.is_file() {
-            let entries = sentencepiece_entries(dir, &model_path, &tokenizer_config, rows)?;
+        let (kind, entries, merges) = if let Some(model) = sentencepiece(&model_path, tokenizer.is_some())? {
+            let entries = sentencepiece_entries(dir, model, tokenizer.as_ref(), &tokenizer_config, rows)?;
             (Kind::SentencePiece, entries, Vec::new())
         } else {
             let Some(tokenizer) = &tokenizer else {
@@ -58,6 +57,9 @@ impl Folder {
                 Kind::SentencePiece => {}
             }
             let entries = json_entries(tokenizer, &tokenizer_config, &control, kind, &merges).with_context(at)?;
+            let configured: Vec<_> = added_tokens(&Json::Null, &tokenizer_config).collect();
+            let configured = configured.iter().map(|token| (token.id, token.text.as_str()));
+            tell_differences(&entries, configured, "tokenizer_config.json", "tokenizer.json", dir);
             (kind, entries, merges)
         };
 
@@ -249,33 +251,101 @@ fn is_byte(text: &str) -> bool {
     hex.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok())
 }
 
-/// llama.cpp `conversion/base.py`, `_create_vocab_sentencepiece`.
+/// The folder's `tokenizer.model`, unless it is something else (tiktoken's, a pointer) and there is another to go by.
+fn sentencepiece(path: &Path, has_json: bool) -> Result<Option<ModelFile>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let read = || ModelFile::parse(&InputFile::member(path)?.context("it is gone")?.read_all()?);
+    match read() {
+        Ok(model) => Ok(Some(model)),
+        Err(error) if has_json => {
+            log::warn!("tokenizer.json counts, not `{}`: {error}", path.display());
+            Ok(None)
+        }
+        Err(error) => Err(error.context(cannot_use(path))),
+    }
+}
+
+/// llama.cpp `conversion/base.py`, `_create_vocab_sentencepiece`, and the tokens that only `tokenizer.json` adds.
 fn sentencepiece_entries(
     dir: &Path,
-    path: &Path,
+    model: ModelFile,
+    tokenizer: Option<&Json>,
     tokenizer_config: &Json,
     rows: Option<usize>,
 ) -> Result<HashMap<u32, Entry>> {
-    let at = || cannot_use(path);
-    let bytes = fs::read(path).with_context(at)?;
-    let model = ModelFile::parse(&bytes).with_context(at)?;
-    let mut entries: HashMap<u32, Entry> =
-        (0..).zip(model.pieces).map(|(id, (text, score, kind))| (id, (text, kind, score))).collect();
+    let mut entries: HashMap<u32, Entry> = HashMap::with_capacity(model.pieces.len());
+    for (id, (text, score, kind)) in (0..).zip(model.pieces) {
+        let text = if kind == TokenType::UserDefined { text.replace(SPACE, " ") } else { text };
+        entries.insert(id, (text, kind, score));
+    }
+    let pieces = tokenizer.and_then(|tokenizer| tokenizer["model"]["vocab"].as_object()).into_iter().flatten();
+    let pieces = pieces.filter_map(|(text, id)| Some((u32::try_from(id.as_u64()?).ok()?, text.as_str())));
+    tell_differences(&entries, pieces, "tokenizer.json", "tokenizer.model", dir);
+
     let in_range = |id: u32| rows.is_none_or(|rows| (id as usize) < rows);
     for (text, id) in read_json_if_there(&dir.join("added_tokens.json"))?.as_object().unwrap_or(&Map::new()) {
         if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| in_range(id)) {
             entries.insert(id, (text.clone(), TokenType::UserDefined, ADDED_SCORE));
         }
     }
-    for token in added_tokens(&Json::Null, tokenizer_config).filter(|token| in_range(token.id)) {
-        let (text, kind) = if token.special || looks_special(&token.text) {
-            (token.text, TokenType::Control)
-        } else {
-            (token.text.replace(SPACE, " "), TokenType::UserDefined)
-        };
-        entries.insert(token.id, (text, kind, ADDED_SCORE));
+    let mut add = |token: Added, replace: bool| {
+        let known = entries.get(&token.id).is_some_and(|(text, kind, _)| {
+            *text == token.text && !matches!(kind, TokenType::Normal | TokenType::Unused)
+        });
+        if replace || !known {
+            let (text, kind) = if token.special || looks_special(&token.text) {
+                (token.text, TokenType::Control)
+            } else {
+                (token.text.replace(SPACE, " "), TokenType::UserDefined)
+            };
+            entries.insert(token.id, (text, kind, ADDED_SCORE));
+        }
+    };
+    let (listed, past): (Vec<_>, Vec<_>) =
+        added_tokens(tokenizer.unwrap_or(&Json::Null), &Json::Null).partition(|token| in_range(token.id));
+    if let Some(token) = past.first() {
+        log::warn!(
+            "the model's embedding has no row for `{}` and {} more: `{}`",
+            token.text,
+            past.len() - 1,
+            dir.display()
+        );
     }
+    listed.into_iter().for_each(|token| add(token, false));
+    let configured: Vec<_> = added_tokens(&Json::Null, tokenizer_config).filter(|token| in_range(token.id)).collect();
+    let texts = added_tokens(tokenizer.unwrap_or(&Json::Null), &Json::Null);
+    let texts: HashMap<u32, String> = texts.map(|token| (token.id, token.text)).collect();
+    for token in configured {
+        add(token, true);
+    }
+    let added = texts.iter().map(|(&id, text)| (id, text.as_str()));
+    tell_differences(&entries, added, "tokenizer.json", "tokenizer_config.json", dir);
     Ok(entries)
+}
+
+/// Says which of two files counts where they give an id different texts.
+fn tell_differences<'a>(
+    entries: &HashMap<u32, Entry>,
+    others: impl Iterator<Item = (u32, &'a str)>,
+    other: &str,
+    counts: &str,
+    dir: &Path,
+) {
+    let differs = |&(id, text): &(u32, &str)| {
+        entries.get(&id).is_some_and(|(known, ..)| known != text && *known != text.replace(SPACE, " "))
+    };
+    let mut different: Vec<_> = others.filter(differs).collect();
+    different.sort_unstable();
+    if let Some(&(id, text)) = different.first() {
+        let more = if different.len() > 1 { format!(" (and {} more)", different.len() - 1) } else { String::new() };
+        let known = &entries[&id].0;
+        log::warn!(
+            "token {id} is `{known}` by {counts}, which counts, and `{text}` by {other}{more}: `{}`",
+            dir.display()
+        );
+    }
 }
 
 /// Families whose conversion inherits from llama.cpp's `LlamaModel`.
@@ -330,7 +400,7 @@ pub(super) fn cannot_use(path: &Path) -> String {
 pub(super) fn read_json(path: &Path) -> Result<Json> {
     let file = InputFile::member(path)?.with_context(|| cannot_use(path))?;
     let bytes = file.read_all().with_context(|| cannot_use(path))?;
-    serde_json::from_slice(&bytes).context("it is not valid JSON").with_context(|| cannot_use(path))
+    crate::json::parse_bytes(&bytes).context("it is not valid JSON").with_context(|| cannot_use(path))
 }
 
 fn read_json_if_there(path: &Path) -> Result<Json> {

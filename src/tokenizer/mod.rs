@@ -222,9 +222,30 @@ impl Tokenizer {
         self.vocab.adds("bos") == Some(true) && self.bos().is_some()
     }
 
+    /// Texts of the control tokens, longest first.
+    pub fn control_tokens(&self) -> impl Iterator<Item = &str> {
+        let control = self.specials.iter().filter(|&&id| self.vocab.types[id as usize] == TokenType::Control);
+        control.map(|&id| self.vocab.tokens[id as usize].as_str())
+    }
+
+    /// The id of a special token: `bos`, `eos`, `unk`, `sep`, `pad`, `mask` ..
+    pub fn special(&self, kind: &str) -> Option<u32> {
+        self.vocab.special_id(kind)
+    }
+
     /// The default chat template, as Jinja source.
     pub fn chat_template(&self) -> Option<&str> {
         self.vocab.templates.default.as_deref()
+    }
+
+    /// A chat template for a purpose, such as `tool_use`.
+    pub fn named_chat_template(&self, name: &str) -> Option<&str> {
+        self.vocab.templates.named.iter().find(|(n, _)| n == name).map(|(_, template)| template.as_str())
+    }
+
+    /// Names of the chat templates for purposes.
+    pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
+        self.vocab.templates.named.iter().map(|(name, _)| name.as_str())
     }
 
     fn space_prefix(&self) -> bool {

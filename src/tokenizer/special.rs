@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value as Json;
 
 use super::vocab::Templates;
+use crate::files::InputFile;
 
 /// What the files say about special tokens, in the order llama.cpp's converter writes it.
 #[derive(Debug, Default)]
@@ -73,9 +74,16 @@ impl Special {
         for &kind in &names.kinds {
             let key = format!("{kind}_token_id");
             let id = config[&key].as_u64().or(config["text_config"][&key].as_u64());
+            if let (Some(id), Some(known)) = (id, special.id(kind).filter(|&known| id != Some(known.into()))) {
+                log::info!("{key} is {id} in config.json, but {known} by the tokenizer's files, which count");
+            }
             special.set_id(kind, id.filter(in_range));
         }
         special
+    }
+
+    fn id(&self, kind: &str) -> Option<u32> {
+        self.ids.iter().find(|(k, _)| *k == kind).map(|(_, id)| *id)
     }
 
     /// Sets an id unless there is one.
@@ -184,21 +192,34 @@ fn added_token_id(tokenizer: &Json, text: &str) -> Option<u64> {
     tokenizer["added_tokens"].as_array()?.iter().find(|token| token["content"] == text)?["id"].as_u64()
 }
 
-/// The chat templates of a folder: `tokenizer_config.json`, else `chat_template.jinja`, else `chat_template.json`.
+/// The chat templates of a folder, as transformers chooses: `chat_template.jinja` and `additional_chat_templates`, else
+/// `tokenizer_config.json`, else `chat_template.json`.
 pub(super) fn templates(dir: &Path, tokenizer_config: &Json) -> Result<Templates> {
-    if let Some(inline) = tokenizer_config.get("chat_template") {
-        return Ok(templates_from_json(inline));
-    }
+    let inline = templates_from_json(&tokenizer_config["chat_template"]);
     let jinja = dir.join("chat_template.jinja");
-    if jinja.is_file() {
-        let default = fs::read_to_string(&jinja).with_context(|| super::hf::cannot_use(&jinja))?;
-        return Ok(Templates { default: Some(default), named: additional_templates(dir)? });
+    let default = jinja.is_file().then(|| read_template(dir, &jinja)).transpose()?;
+    let named = additional_templates(dir)?;
+    if default.is_some() || !named.is_empty() {
+        let files = Templates { default: default.or(inline.default.clone()), named };
+        if inline != Templates::default() && inline != files {
+            log::warn!(
+                "two places hold the chat template: its own files count, not tokenizer_config.json: `{}`",
+                dir.display()
+            );
+        }
+        return Ok(files);
     }
     let json = dir.join("chat_template.json");
-    if json.is_file() {
+    if inline == Templates::default() && json.is_file() {
         return Ok(templates_from_json(&super::hf::read_json(&json)?["chat_template"]));
     }
-    Ok(Templates::default())
+    Ok(inline)
+}
+
+/// A template in its own file, in the model folder `root` or in a folder of it.
+fn read_template(root: &Path, path: &Path) -> Result<String> {
+    let read = || InputFile::member_of(root, path)?.context("it is gone")?.text();
+    read().with_context(|| super::hf::cannot_use(path))
 }
 
 fn templates_from_json(entry: &Json) -> Templates {
@@ -219,10 +240,9 @@ fn additional_templates(dir: &Path) -> Result<Vec<(String, String)>> {
     let mut named = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "jinja") {
+        if path.extension().is_some_and(|e| e == "jinja") && path.is_file() {
             let name = key_name(&path.file_stem().unwrap_or_default().to_string_lossy());
-            let text = fs::read_to_string(&path).with_context(|| super::hf::cannot_use(&path))?;
-            named.push((name, text));
+            named.push((name, read_template(dir, &path)?));
         }
     }
     named.sort();

@@ -180,10 +180,10 @@ fn parse_piece(bytes: &[u8]) -> Result<(String, f32, TokenType)> {
             _ => {}
         }
     }
-    // User-defined pieces (4) count as normal ones, as in llama.cpp's converter.
     let kind = match kind {
         2 => TokenType::Unknown,
         3 => TokenType::Control,
+        4 => TokenType::UserDefined,
         5 => TokenType::Unused,
         6 => TokenType::Byte,
         _ => TokenType::Normal,
