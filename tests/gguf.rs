@@ -250,7 +250,7 @@ fn errors_say_what_is_wrong() {
         (with_pairs(1, &|r| r.text(b"k").u32(9).u32(9).u64(0)), "array of arrays"),
         (with_pairs(1, &|r| r.text(b"k").u32(9).u32(0).u64(1 << 40)), "elements"),
         (with_pairs(1, &|r| r.text(b"k").u32(9).u32(8).u64(1 << 29)), "truncated"),
-        (with_pairs(1, &|r| r.text(b"k").u32(8).text(b"\xff")), "UTF-8"),
+        (with_pairs(1, &|r| r.text(b"\xff").u32(8).text(b"v")), "UTF-8"),
         (with_pairs(1, &|r| r.text(b"").u32(4).u32(0)), "is empty"),
         (with_pairs(2, &|r| r.text(b"k").u32(4).u32(0).text(b"k").u32(4).u32(0)), "duplicate metadata key: `k`"),
         (with_pairs(1, &|r| r.text(b"general.alignment").u32(4).u32(24)), "`general.alignment`"),
