@@ -92,7 +92,9 @@ fn is_among(target: &Path, identity: &Identity, input: &Path) -> bool {
 fn is_same(target: &Path, identity: &Identity, file: &Path) -> bool {
     match identity {
         Identity::File(handle) => Handle::from_path(file).is_ok_and(|other| other == *handle),
-        Identity::Name(..) => !file.exists() && Identity::of(file).is_ok_and(|other| other == *identity) || target == file,
+        Identity::Name(..) => {
+            !file.exists() && Identity::of(file).is_ok_and(|other| other == *identity) || target == file
+        }
     }
 }
 

@@ -52,7 +52,13 @@ enum Storage {
 impl Buffer {
     fn new(label: &str, bytes: usize, storage: Storage, held: Option<Held>) -> Buffer {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Buffer { label: label.into(), bytes, id: NEXT.fetch_add(1, Ordering::Relaxed), storage, _held: held.map(Arc::new) }
+        Buffer {
+            label: label.into(),
+            bytes,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            storage,
+            _held: held.map(Arc::new),
+        }
     }
 
     /// Size in bytes, a multiple of 4.

@@ -18,7 +18,9 @@ use crate::forward::{Stream, StreamOptions};
 use crate::gguf::{GgufWriter, Value};
 use crate::imatrix::Imatrix;
 use crate::kld::{Report, TokenRecord, compare};
-use crate::plan::{Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, least_bytes, solve_for};
+use crate::plan::{
+    Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, least_bytes, solve_for,
+};
 use crate::progress::Progress;
 use crate::quant::GgmlType;
 use crate::rounding::Method;

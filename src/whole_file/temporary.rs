@@ -35,11 +35,8 @@ pub(super) fn beside(target: &Path) -> io::Result<(File, TempPath)> {
     let (folder, prefix) = (std::path::absolute(folder_of(target))?, prefix(target));
     sweep(&folder, &prefix);
     for _ in 0..TRIES {
-        let made = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(SUFFIX)
-            .rand_bytes(RANDOM)
-            .make_in(&folder, |path| {
+        let made =
+            tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).rand_bytes(RANDOM).make_in(&folder, |path| {
                 let mut living = living();
                 let file = open_new(path)?;
                 living.insert(path.to_owned());
