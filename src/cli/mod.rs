@@ -30,6 +30,9 @@ use log::LevelFilter;
 
 use progress::{Bars, Interrupted, Style};
 
+/// Stack of the threads that commands run on: that of a main thread.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Exit code after Ctrl-C: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -145,15 +148,7 @@ fn start_log(args: &OutputArgs, multi: MultiProgress) -> Result<()> {
 /// Parses the command line, runs one command, prints one clear error.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let result = Global::new(&cli.output).and_then(|global| match &cli.command {
-        Command::Quantize(args) => quantize::run(args, &global),
-        Command::Imatrix(args) => imatrix::run(args, &global),
-        Command::Analyze(args) => analyze::run(args, &global),
-        Command::Plan(args) => plan::run(args, &global),
-        Command::Kld(args) => kld::run(args, &global),
-        Command::Inspect(args) => inspect::run(args, &global),
-        Command::Devices(args) => devices::run(args, &global),
-    });
+    let result = Global::new(&cli.output).and_then(|global| in_pool(|| command(&cli.command, &global)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -161,6 +156,26 @@ pub fn run() -> ExitCode {
             exit_code(&error)
         }
     }
+}
+
+fn command(command: &Command, global: &Global) -> Result<()> {
+    match command {
+        Command::Quantize(args) => quantize::run(args, global),
+        Command::Imatrix(args) => imatrix::run(args, global),
+        Command::Analyze(args) => analyze::run(args, global),
+        Command::Plan(args) => plan::run(args, global),
+        Command::Kld(args) => kld::run(args, global),
+        Command::Inspect(args) => inspect::run(args, global),
+        Command::Devices(args) => devices::run(args, global),
+    }
+}
+
+/// Runs `work` on a thread of the pool. Its parallel parts then begin there at once; from outside, each would have to wake up a
+/// thread of the pool and wait to be woken up itself, which takes longest where processors are busy.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    // fails only if there is a pool already, which will do
+    let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global();
+    rayon::scope(|_| work())
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
