@@ -3,10 +3,11 @@
 mod common;
 
 use dq_gpu::device::Device;
-use dq_gpu::quant::recode::{Columns, recode, unit};
+use dq_gpu::quant::recode::{Columns, Within, recode, unit};
 use dq_gpu::quant::{self, GgmlType};
+use dq_gpu::rounding::coupling::Factored;
 use dq_gpu::rounding::feedback::Rounders;
-use dq_gpu::rounding::{Method, Prefix};
+use dq_gpu::rounding::{DAMPING, Method, Prefix, by_blocks};
 use proptest::prelude::*;
 
 const WIDTH: usize = 512;
@@ -181,7 +182,8 @@ fn scales_are_fitted_to_the_codes() {
         let metric: Vec<f32> = (0..block * unit).map(|at| f32::from(at / unit % unit == at % unit)).collect();
         let (coupling, weights) = (vec![0f32; block * block], &values[..]);
         let moments = Some(&identity[..]);
-        let columns = Columns { targets: weights, weights, coupling: &coupling, metric: &metric, moments };
+        let within = Within { coupling: &coupling, metric: &metric, moments };
+        let columns = Columns { targets: weights, weights, within };
         (0..3).for_each(|_| recode(ty, columns, &mut errors, (block, 0), &mut bytes));
         let fitted = error(ty, &bytes, &values, &identity);
         assert!(fitted < 1.06 * searched, "{ty}: {fitted} where the search reaches {searched}");
@@ -215,5 +217,30 @@ proptest! {
             prop_assert!(now <= before * (1.0 + 1e-4), "{ty}: {now} after {before}");
             before = now;
         }
+    }
+
+    /// Bytes depend neither on the number of threads nor on the rows that each takes, and are those of the kernels that a GPU runs.
+    #[test]
+    fn rows_are_rounded_alike_however_they_are_shared_out(
+        seed in 0u64..1000,
+        rows in 33usize..150,
+        which in 0usize..25,
+        descents in 0usize..3,
+        feedback: bool,
+    ) {
+        let (ty, width, method) = (block_types()[which], 512, Method { feedback, descents, ..Method::PLAIN });
+        let (h, values) = (correlated(seed, width, 12), noise(seed + 3, rows * width));
+        let importance: Vec<f32> = (0..width).map(|j| h[j * width + j]).collect();
+        let on_threads = |count: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            pool.install(|| round(ty, &values, &h, method))
+        };
+        let bytes = on_threads(1);
+        prop_assert!(on_threads(3) == bytes, "{ty}: other bytes on three threads");
+        let first = round(ty, &values[..5 * width], &h, method);
+        prop_assert!(first == bytes[..first.len()], "{ty}: other bytes for the first rows alone");
+        let (device, factored) = (Device::cpu(), Factored::new(h.clone(), width, DAMPING).unwrap());
+        let mut by_blocks = by_blocks::Rounder::new(&device, &factored, unit(ty).unwrap(), method).unwrap();
+        prop_assert!(by_blocks.round(ty, &values, &importance).unwrap() == bytes, "{ty}: other bytes from kernels");
     }
 }

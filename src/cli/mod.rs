@@ -38,6 +38,9 @@ use interrupt::Interrupted;
 use progress::{Bars, Style};
 use terminal::{tell, visible, visible_lines};
 
+/// Stack of the threads that commands run on: that of a main thread.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Exit code after Ctrl-C: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -161,14 +164,9 @@ pub fn run() -> ExitCode {
         Err(answer) => return answered(&answer),
     };
     let result = Global::new(&cli.output).and_then(|global| match &cli.command {
-        Command::Quantize(args) => quantize::run(args, &global),
-        Command::Imatrix(args) => imatrix::run(args, &global),
-        Command::Analyze(args) => analyze::run(args, &global),
-        Command::Plan(args) => plan::run(args, &global),
-        Command::Kld(args) => kld::run(args, &global),
-        Command::Inspect(args) => inspect::run(args, &global),
-        Command::Devices(args) => devices::run(args, &global),
+        // small, and in a process of its own with little memory
         Command::RenderChatTemplate => render::run(),
+        work => in_pool(|| command(work, &global)),
     });
     interrupt::ends(result.as_ref().err());
     match result {
@@ -177,6 +175,7 @@ pub fn run() -> ExitCode {
     }
 }
 
+<<<<<<< HEAD
 /// What clap answers instead of a command: help, the version, or what is wrong with the arguments.
 fn answered(answer: &clap::Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
@@ -196,6 +195,26 @@ fn answered(answer: &clap::Error) -> ExitCode {
 fn failed(error: &anyhow::Error) -> ExitCode {
     tell(&format!("error: {}", one_line(&format!("{error:#}"))));
     exit_code(error)
+=======
+fn command(command: &Command, global: &Global) -> Result<()> {
+    match command {
+        Command::Quantize(args) => quantize::run(args, global),
+        Command::Imatrix(args) => imatrix::run(args, global),
+        Command::Analyze(args) => analyze::run(args, global),
+        Command::Plan(args) => plan::run(args, global),
+        Command::Kld(args) => kld::run(args, global),
+        Command::Inspect(args) => inspect::run(args, global),
+        Command::Devices(args) => devices::run(args, global),
+    }
+}
+
+/// Runs `work` on a thread of the pool. Its parallel parts then begin there at once; from outside, each would have to wake up a
+/// thread of the pool and wait to be woken up itself, which takes longest where processors are busy.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    // fails only if there is a pool already, which will do
+    let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global();
+    rayon::scope(|_| work())
+>>>>>>> speed
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

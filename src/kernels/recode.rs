@@ -7,7 +7,7 @@ use super::weight::{Weight, row_bytes};
 use super::{Call, word};
 use crate::device::{Buffer, Device, GpuDevice, shader};
 use crate::quant::GgmlType;
-use crate::quant::recode::{self, Columns};
+use crate::quant::recode::{self, Columns, Within};
 
 /// Columns of one workgroup of the types with a code for each.
 const COLUMNS_PER_GROUP: usize = 1024;
@@ -77,9 +77,7 @@ pub fn recode(
                 let columns = Columns {
                     targets: &targets[part.clone()],
                     weights: &weights[part],
-                    coupling: &coupling,
-                    metric: &metric,
-                    moments: moments.as_deref(),
+                    within: Within { coupling: &coupling, metric: &metric, moments: moments.as_deref() },
                 };
                 let errors = &mut errors.view_mut::<f32>()?[at * cols..(at + rows.len()) * cols];
                 recode::recode(ty, columns, errors, (cols, first), &mut slab.buffer.view_mut::<u8>()?[bytes]);

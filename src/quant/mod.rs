@@ -39,11 +39,13 @@ mod q6_k;
 mod q8_0;
 pub mod recode;
 mod refit;
+pub mod round_rows;
 mod search;
 mod super_block;
 mod ternary;
 mod tq1_0;
 mod tq2_0;
+mod word_search;
 
 /// A tensor type of ggml, by its id in the file (`ggml.h`, `enum ggml_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -271,6 +273,11 @@ pub fn decode(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     );
     let task = TASK_VALUES.next_multiple_of(ty.block_len());
     let task_bytes = task / ty.block_len() * ty.block_bytes();
+    if out.len() <= task {
+        // single rows are read often, and handing one over takes longer than decoding it
+        format.decode_rows(bytes, out);
+        return Ok(());
+    }
     out.par_chunks_mut(task).zip(bytes.par_chunks(task_bytes)).for_each(|(out, bytes)| format.decode_rows(bytes, out));
     Ok(())
 }

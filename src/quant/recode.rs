@@ -4,22 +4,26 @@
 //! the other (codewords: all columns of a word together), and what each is off by moves the targets of those that follow.
 //! Sixteen rows run side by side. Where errors are those of codes in the blocks, scales are first fitted to these codes.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::codebook::book::Word;
 use super::codebook::nearest::{get, registers, set};
-use super::lanes::{LANES, Lanes, ZERO, map, max, reciprocal};
+use super::codec::BlockFormat;
+use super::lanes::{LANES, Lanes, ZERO, map, reciprocal};
 use super::refit::{Fit, Scaled, add_products};
 use super::search::Levels;
+use super::word_search::{Metric, search};
 use super::{GgmlType, format};
 
 /// Weights of the largest block.
 const LARGEST_BLOCK: usize = 256;
+/// Columns of a run: the targets behind it are moved when all of them are settled.
+const RUN: usize = 16;
 /// Columns of the largest unit.
-const LARGEST_UNIT: usize = 8;
-/// Times that a codeword is searched again with the errors between its own columns in view.
-const DESCENTS: usize = 3;
+pub(super) const LARGEST_UNIT: usize = 8;
 
 /// A format whose weights are `step * level + offset`, with a code for each.
 pub(super) trait Stepped: Scaled {
@@ -58,13 +62,9 @@ pub struct Choice {
     pub kept: [bool; LANES],
 }
 
-/// What rounding one block of columns again needs. Matrices are row-major; `block` is the block length.
+/// What the columns of a block know of each other; `block` is the block length.
 #[derive(Clone, Copy)]
-pub struct Columns<'a> {
-    /// `[rows, block]`: the targets, which contain the errors of all columns but each one's own unit.
-    pub targets: &'a [f32],
-    /// `[rows, block]`: the weights themselves.
-    pub weights: &'a [f32],
+pub struct Within<'a> {
     /// `[block, block]`: what a unit of error in one column adds to the target of each later column.
     pub coupling: &'a [f32],
     /// `[block, unit]`: the cost of a unit's errors among each other, `unit` rows of each symmetric matrix.
@@ -72,6 +72,16 @@ pub struct Columns<'a> {
     /// `[block, block]`: the columns' own part of H, if the errors are those of the codes in the blocks. Scales then are fitted to
     /// these codes, and codewords only replaced by better ones.
     pub moments: Option<&'a [f32]>,
+}
+
+/// What rounding one block of columns again needs. Matrices are row-major.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// `[rows, block]`: the targets, which contain the errors of all columns but each one's own unit.
+    pub targets: &'a [f32],
+    /// `[rows, block]`: the weights themselves.
+    pub weights: &'a [f32],
+    pub within: Within<'a>,
 }
 
 /// Columns whose codes are chosen together in this type: 1, or the length of its codewords. None for plain numbers.
@@ -88,20 +98,54 @@ pub fn recode(ty: GgmlType, columns: Columns, errors: &mut [f32], (cols, first):
     let tiles = bytes.par_chunks_mut(LANES * ty.block_bytes()).zip(errors.par_chunks_mut(LANES * cols));
     let rows = columns.targets.par_chunks(LANES * block).zip(columns.weights.par_chunks(LANES * block));
     tiles.zip(rows).for_each(|((bytes, errors), (targets, weights))| {
-        recoder.recode(Tile { columns: Columns { targets, weights, ..columns }, errors, cols, first, bytes });
+        let zero = || AlignedLanes([ZERO; LARGEST_BLOCK]);
+        let (mut target, mut weight, mut error) = (zero(), zero(), zero());
+        load(&mut target.0[..block], targets, block, 0);
+        load(&mut weight.0[..block], weights, block, 0);
+        load(&mut error.0[..block], errors, cols, first);
+        recoder.recode(Tile {
+            target: &mut target.0[..block],
+            weight: &weight.0[..block],
+            error: &mut error.0[..block],
+            within: columns.within,
+            bytes,
+        });
+        store(&error.0[..block], errors, cols, first);
     });
 }
 
-/// Up to sixteen rows.
-struct Tile<'a> {
-    columns: Columns<'a>,
-    errors: &'a mut [f32],
-    cols: usize,
-    first: usize,
-    bytes: &'a mut [u8],
+#[repr(align(64))]
+struct AlignedLanes([Lanes; LARGEST_BLOCK]);
+
+/// Columns from `first` on of up to sixteen rows of `cols`, a row in each lane.
+pub(super) fn load(lanes: &mut [Lanes], rows: &[f32], cols: usize, first: usize) {
+    for (lane, row) in rows.chunks_exact(cols).enumerate() {
+        for (lanes, value) in lanes.iter_mut().zip(&row[first..]) {
+            lanes[lane] = *value;
+        }
+    }
 }
 
-trait Recoder: Sync {
+/// The reverse of [`load`].
+pub(super) fn store(lanes: &[Lanes], rows: &mut [f32], cols: usize, first: usize) {
+    for (lane, row) in rows.chunks_exact_mut(cols).enumerate() {
+        for (lanes, value) in lanes.iter().zip(&mut row[first..]) {
+            *value = lanes[lane];
+        }
+    }
+}
+
+/// The columns of a block of up to sixteen rows, a row in each lane. What lanes without a row hold does not matter.
+pub(super) struct Tile<'a> {
+    pub target: &'a mut [Lanes],
+    pub weight: &'a [Lanes],
+    pub error: &'a mut [Lanes],
+    pub within: Within<'a>,
+    /// One block per row.
+    pub bytes: &'a mut [u8],
+}
+
+pub(super) trait Recoder: Sync {
     fn unit(&self) -> usize;
     fn recode(&self, tile: Tile);
 }
@@ -144,34 +188,33 @@ impl<F: Stepped> WithSimd for RecodeSteps<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Tile { columns, errors, cols, first, bytes } = self.tile;
+        let mut tile = self.tile;
+        let Within { coupling, moments, .. } = tile.within;
         let length = F::TYPE.block_len();
-        let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
-        let mut lanes = Targets::load(&columns, length, errors, cols, first);
-        if let Some(moments) = columns.moments {
-            lanes.refit::<F, S>(simd, blocks, &columns, moments, 1, |block, j| F::step(block, j / F::SUB));
+        if let Some(moments) = moments {
+            tile.refit::<F, S>(simd, moments, 1, |block, j| F::step(block, j / F::SUB));
         }
         let mut codes = [[0u8; LARGEST_BLOCK]; LANES];
+        let mut moved = AlignedLanes([ZERO; LARGEST_BLOCK]);
         let (mut step, mut offset) = (ZERO, ZERO);
         for j in 0..length {
             if j % F::SUB == 0 {
-                for (i, block) in blocks.iter().enumerate() {
+                for (i, block) in tile.blocks::<F>().iter().enumerate() {
                     (step[i], offset[i]) = F::step(block, j / F::SUB);
                 }
             }
-            let target = lanes.target[j];
+            let target = tile.target[j];
             let level = map(|i| (target[i] - offset[i]) * reciprocal(step[i]));
             let value = map(|i| F::Levels::nearest(level[i]) * step[i] + offset[i]);
             for (codes, level) in codes.iter_mut().zip(level) {
                 codes[j] = F::Levels::code(level);
             }
-            let moved = lanes.settle(j, &value);
-            lanes.pass_on(simd, &columns.coupling[j * length..(j + 1) * length], j + 1, &moved);
+            moved.0[j] = tile.settle(j, &value);
+            tile.pass_on(simd, coupling, j..j + 1, &moved.0);
         }
-        for (block, codes) in blocks.iter_mut().zip(&codes) {
+        for (block, codes) in tile.blocks::<F>().iter_mut().zip(&codes) {
             F::set_codes(block, &codes[..length]);
         }
-        lanes.store(errors, cols, first);
     }
 }
 
@@ -180,79 +223,47 @@ impl<F: Worded> WithSimd for RecodeWords<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Tile { columns, errors, cols, first, bytes } = self.tile;
+        let mut tile = self.tile;
+        let Within { coupling, metric, moments } = tile.within;
         let (length, unit) = (F::TYPE.block_len(), F::UNIT);
-        let blocks: &mut [F::Block] = bytemuck::cast_slice_mut(bytes);
-        let mut lanes = Targets::load(&columns, length, errors, cols, first);
-        if let Some(moments) = columns.moments {
-            lanes.refit::<F, S>(simd, blocks, &columns, moments, unit, |block, j| F::step(block, j / F::UNIT));
+        if let Some(moments) = moments {
+            tile.refit::<F, S>(simd, moments, unit, |block, j| F::step(block, j / F::UNIT));
         }
+        let mut moved = AlignedLanes([ZERO; LARGEST_BLOCK]);
         for start in (0..length).step_by(unit) {
             let (mut step, mut offset) = (ZERO, ZERO);
-            for (i, block) in blocks.iter().enumerate() {
+            for (i, block) in tile.blocks::<F>().iter().enumerate() {
                 (step[i], offset[i]) = F::step(block, start / unit);
             }
-            let metric = Metric::new(&columns.metric[start * unit..(start + unit) * unit], unit);
+            let metric = Metric::new(&metric[start * unit..(start + unit) * unit], unit);
             let mut target = [ZERO; LARGEST_UNIT];
             for n in 0..unit {
-                target[n] = map(|i| lanes.target[start + n][i] - offset[i]);
+                target[n] = map(|i| tile.target[start + n][i] - offset[i]);
             }
             let mut current = [ZERO; LARGEST_UNIT];
             for n in 0..unit {
-                let (weight, error) = (&lanes.weight[start + n], &lanes.error[start + n]);
+                let (weight, error) = (&tile.weight[start + n], &tile.error[start + n]);
                 current[n] = map(|i| weight[i] - error[i] - offset[i]);
             }
-            let choice = search::<F, S>(simd, &metric, &target, &step, columns.moments.map(|_| &current));
-            for (i, block) in blocks.iter_mut().enumerate() {
+            let choice = search::<F, S>(simd, &metric, &target, &step, moments.map(|_| &current));
+            for (i, block) in tile.blocks::<F>().iter_mut().enumerate() {
                 if !choice.kept[i] {
                     F::set_word(block, start / unit, choice.words.map(|words| words[i]), choice.signs[i]);
                 }
             }
             for n in 0..unit {
                 let value = map(|i| choice.values[n][i] + offset[i]);
-                let moved = lanes.settle(start + n, &value);
-                let row = (start + n) * length;
-                lanes.pass_on(simd, &columns.coupling[row..row + length], start + unit, &moved);
+                moved.0[start + n] = tile.settle(start + n, &value);
             }
+            tile.pass_on(simd, coupling, start..start + unit, &moved.0);
         }
-        lanes.store(errors, cols, first);
     }
 }
 
-/// The columns of sixteen rows; rows past the end are zero.
-#[repr(align(64))]
-struct Targets {
-    target: [Lanes; LARGEST_BLOCK],
-    weight: [Lanes; LARGEST_BLOCK],
-    error: [Lanes; LARGEST_BLOCK],
-    length: usize,
-}
-
-impl Targets {
+impl Tile<'_> {
     #[inline(always)]
-    fn load(columns: &Columns, length: usize, errors: &[f32], cols: usize, first: usize) -> Self {
-        let zero = [ZERO; LARGEST_BLOCK];
-        let mut lanes = Targets { target: zero, weight: zero, error: zero, length };
-        for lane in 0..columns.targets.len() / length {
-            let row = lane * length..(lane + 1) * length;
-            let errors = &errors[lane * cols + first..][..length];
-            for j in 0..length {
-                lanes.target[j][lane] = columns.targets[row.start + j];
-                lanes.weight[j][lane] = columns.weights[row.start + j];
-                lanes.error[j][lane] = errors[j];
-            }
-        }
-        lanes
-    }
-
-    #[inline(always)]
-    fn store(&self, errors: &mut [f32], cols: usize, first: usize) {
-        for lane in 0..errors.len().div_ceil(cols) {
-            let errors = &mut errors[lane * cols + first..][..self.length];
-            for (error, lanes) in errors.iter_mut().zip(&self.error) {
-                *error = lanes[lane];
-            }
-        }
+    fn blocks<F: BlockFormat>(&mut self) -> &mut [F::Block] {
+        bytemuck::cast_slice_mut(self.bytes)
     }
 
     /// Fits the scales of the blocks to their codes. `unit` columns share a target.
@@ -260,8 +271,6 @@ impl Targets {
     fn refit<F: Scaled, S: Simd>(
         &mut self,
         simd: S,
-        blocks: &mut [F::Block],
-        columns: &Columns,
         moments: &[f32],
         unit: usize,
         step: impl Fn(&F::Block, usize) -> (f32, f32),
@@ -269,15 +278,17 @@ impl Targets {
         if F::SCALES == 0 {
             return;
         }
-        let mut moved = [ZERO; LARGEST_BLOCK];
-        for j in 0..self.length {
-            moved[j] = map(|i| self.target[j][i] - self.weight[j][i] + self.error[j][i]);
+        let length = self.target.len();
+        let mut moved = AlignedLanes([ZERO; LARGEST_BLOCK]);
+        for j in 0..length {
+            moved.0[j] = map(|i| self.target[j][i] - self.weight[j][i] + self.error[j][i]);
         }
-        let values = Fit::new::<F>(blocks, &moved[..self.length], unit, moments).run::<F, S>(simd, blocks, step);
-        for j in 0..self.length {
-            moved[j] = self.settle(j, &values[j]);
+        let blocks = self.blocks::<F>();
+        let values = Fit::new::<F>(blocks, &moved.0[..length], unit, moments).run::<F, S>(simd, blocks, step);
+        for j in 0..length {
+            moved.0[j] = self.settle(j, &values[j]);
         }
-        add_products(simd, &mut self.target, 0..self.length, &moved, 0..self.length, columns.coupling);
+        add_products(simd, self.target, 0..length, &moved.0, 0..length, self.within.coupling);
     }
 
     /// Gives column `j` a value and returns by how much its error has changed.
@@ -289,125 +300,28 @@ impl Targets {
         moved
     }
 
-    /// Moves the targets of the columns from `next` on.
+    /// Moves the targets of the columns after `columns`, which have just been settled: at once those of the same run, those after
+    /// it when the run is complete. Every target receives what each column adds in the order of the columns.
     #[inline(always)]
-    fn pass_on<S: Simd>(&mut self, simd: S, coupling: &[f32], next: usize, moved: &Lanes) {
-        for (target, coupling) in self.target[next..coupling.len()].iter_mut().zip(&coupling[next..]) {
-            let coupling = simd.splat_f32s(*coupling);
-            for r in 0..registers::<S>() {
-                let more = simd.mul_f32s(get::<S>(moved, r), coupling);
-                set::<S>(target, r, simd.add_f32s(get::<S>(target, r), more));
+    fn pass_on<S: Simd>(&mut self, simd: S, coupling: &[f32], columns: Range<usize>, moved: &[Lanes]) {
+        let (length, run) = (self.target.len(), columns.start - columns.start % RUN);
+        for j in columns.clone() {
+            let coupling = &coupling[j * length..][columns.end..run + RUN];
+            for (target, coupling) in self.target[columns.end..run + RUN].iter_mut().zip(coupling) {
+                let coupling = simd.splat_f32s(*coupling);
+                for r in 0..registers::<S>() {
+                    let more = simd.mul_f32s(get::<S>(&moved[j], r), coupling);
+                    set::<S>(target, r, simd.add_f32s(get::<S>(target, r), more));
+                }
             }
+        }
+        if columns.end == run + RUN {
+            add_products(simd, self.target, columns.end..length, moved, run..run + RUN, coupling);
         }
     }
 }
 
-/// The cost of a unit's errors: the symmetric matrix, its diagonal, and a diagonal that is nowhere less than the matrix.
-struct Metric {
-    matrix: [[f32; LARGEST_UNIT]; LARGEST_UNIT],
-    diagonal: [f32; LARGEST_UNIT],
-    majorant: [f32; LARGEST_UNIT],
-    unit: usize,
-}
-
-impl Metric {
-    #[inline(always)]
-    fn new(rows: &[f32], unit: usize) -> Self {
-        let largest = (0..unit).fold(0.0, |top, n| max(top, rows[n * unit + n]));
-        let scale = reciprocal(largest);
-        let mut metric = Metric { matrix: [[0.0; 8]; 8], diagonal: [1.0; 8], majorant: [1.0; 8], unit };
-        for n in 0..unit {
-            for m in 0..unit {
-                metric.matrix[n][m] = rows[n * unit + m] * scale;
-            }
-            metric.diagonal[n] = max(metric.matrix[n][n], 1e-12);
-        }
-        for n in 0..unit {
-            // correlations, summed: Gershgorin's bound for the matrix scaled to a unit diagonal
-            let mut sum = 0.0;
-            for m in 0..unit {
-                sum += metric.matrix[n][m].abs() / (metric.diagonal[n] * metric.diagonal[m]).sqrt();
-            }
-            metric.majorant[n] = metric.diagonal[n] * max(sum, 1.0);
-        }
-        metric
-    }
-
-    /// `M (target - value)` of each lane, and the cost of that difference.
-    #[inline(always)]
-    fn pull(&self, target: &[Lanes; LARGEST_UNIT], value: &[Lanes; LARGEST_UNIT]) -> ([Lanes; LARGEST_UNIT], Lanes) {
-        let mut pull = [ZERO; LARGEST_UNIT];
-        let mut cost = ZERO;
-        for n in 0..self.unit {
-            for m in 0..self.unit {
-                for i in 0..LANES {
-                    pull[n][i] += self.matrix[n][m] * (target[m][i] - value[m][i]);
-                }
-            }
-            for i in 0..LANES {
-                cost[i] += pull[n][i] * (target[n][i] - value[n][i]);
-            }
-        }
-        (pull, cost)
-    }
-}
-
-/// A cheap code under the whole metric: the current one or that of the diagonal, then steps that each lower the cost (of a
-/// separable bound).
-#[inline(always)]
-fn search<F: Worded, S: Simd>(
-    simd: S,
-    metric: &Metric,
-    target: &[Lanes; LARGEST_UNIT],
-    step: &Lanes,
-    current: Option<&[Lanes; LARGEST_UNIT]>,
-) -> Choice {
-    let mut best = F::choose(simd, target, &metric.diagonal, step);
-    let (mut pull, mut cost) = metric.pull(target, &best.values);
-    if let Some(current) = current {
-        let (current_pull, current_cost) = metric.pull(target, current);
-        for i in 0..LANES {
-            if current_cost[i] <= cost[i] {
-                best.kept[i] = true;
-                cost[i] = current_cost[i];
-                for n in 0..LARGEST_UNIT {
-                    best.values[n][i] = current[n][i];
-                    pull[n][i] = current_pull[n][i];
-                }
-            }
-        }
-    }
-    for _ in 0..DESCENTS {
-        let mut moved = [ZERO; LARGEST_UNIT];
-        for n in 0..metric.unit {
-            moved[n] = map(|i| best.values[n][i] + pull[n][i] / metric.majorant[n]);
-        }
-        let trial = F::choose(simd, &moved, &metric.majorant, step);
-        let (trial_pull, trial_cost) = metric.pull(target, &trial.values);
-        let mut improved = false;
-        for i in 0..LANES {
-            if trial_cost[i] < cost[i] {
-                improved = true;
-                best.kept[i] = false;
-                cost[i] = trial_cost[i];
-                best.signs[i] = trial.signs[i];
-                for half in 0..2 {
-                    best.words[half][i] = trial.words[half][i];
-                }
-                for n in 0..LARGEST_UNIT {
-                    best.values[n][i] = trial.values[n][i];
-                    pull[n][i] = trial_pull[n][i];
-                }
-            }
-        }
-        if !improved {
-            break;
-        }
-    }
-    best
-}
-
-fn recoder(ty: GgmlType) -> Option<&'static dyn Recoder> {
+pub(super) fn recoder(ty: GgmlType) -> Option<&'static dyn Recoder> {
     format(ty)?;
     Some(match ty {
         GgmlType::Q4_0 => &StepRecoder(super::q4_0::Q4_0),

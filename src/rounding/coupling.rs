@@ -14,6 +14,7 @@ use faer::{Mat, Side};
 use rayon::prelude::*;
 
 use crate::kernels::gemm;
+use crate::quant::recode::Within;
 
 /// Second moments of an input, damped, and their factor R: H = R R^T, R upper triangular.
 pub struct Factored {
@@ -153,7 +154,34 @@ fn inverse(matrix: &Mat<f64>) -> Vec<f64> {
     a
 }
 
+/// [`Within`] with values of its own.
+pub struct BlockCoupling {
+    pub coupling: Vec<f32>,
+    pub metric: Vec<f32>,
+    /// Of a [`Factored::descent`].
+    pub moments: Option<Vec<f32>>,
+}
+
+impl BlockCoupling {
+    pub fn view(&self) -> Within<'_> {
+        Within { coupling: &self.coupling, metric: &self.metric, moments: self.moments.as_deref() }
+    }
+}
+
 impl Coupling {
+    /// For every block of `block` columns.
+    pub fn by_block(&self, block: usize, is_descent: bool) -> Vec<BlockCoupling> {
+        let of_block = |at: usize| {
+            let first = at * block;
+            BlockCoupling {
+                coupling: self.within(first, block),
+                metric: self.metric[first * self.unit..(first + block) * self.unit].to_vec(),
+                moments: is_descent.then(|| self.moments(first, block)),
+            }
+        };
+        (0..self.width / block).into_par_iter().map(of_block).collect()
+    }
+
     /// What an error in one of `block` columns from `first` on adds to the targets of the others, `[block, block]`.
     pub fn within(&self, first: usize, block: usize) -> Vec<f32> {
         let at = |j: usize, k: usize| self.to_target[(first + k) * self.width + first + j];

@@ -1,6 +1,9 @@
 //! Choosing codes with all of a layer's second moments H in view: errors of columns make good each other.
-//! [`hessian`] gathers H, [`drift`] makes up for layers that are quantized already, [`coupling`] says what one column's error asks of the others, [`feedback`] rounds.
+//! [`hessian`] gathers H, [`drift`] makes up for layers that are quantized already, [`coupling`] says what one column's error asks of the others, [`feedback`] rounds,
+//! [`by_rows`] on the CPU and [`by_blocks`] on a GPU.
 
+pub mod by_blocks;
+pub mod by_rows;
 pub mod coupling;
 pub mod drift;
 pub mod feedback;
