@@ -175,7 +175,6 @@ pub fn run() -> ExitCode {
     }
 }
 
-<<<<<<< HEAD
 /// What clap answers instead of a command: help, the version, or what is wrong with the arguments.
 fn answered(answer: &clap::Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(1));
@@ -195,7 +194,8 @@ fn answered(answer: &clap::Error) -> ExitCode {
 fn failed(error: &anyhow::Error) -> ExitCode {
     tell(&format!("error: {}", one_line(&format!("{error:#}"))));
     exit_code(error)
-=======
+}
+
 fn command(command: &Command, global: &Global) -> Result<()> {
     match command {
         Command::Quantize(args) => quantize::run(args, global),
@@ -205,6 +205,7 @@ fn command(command: &Command, global: &Global) -> Result<()> {
         Command::Kld(args) => kld::run(args, global),
         Command::Inspect(args) => inspect::run(args, global),
         Command::Devices(args) => devices::run(args, global),
+        Command::RenderChatTemplate => render::run(),
     }
 }
 
@@ -214,7 +215,6 @@ fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     // fails only if there is a pool already, which will do
     let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global();
     rayon::scope(|_| work())
->>>>>>> speed
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
