@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::layer::{Activation, run_layer};
+use super::layer::{Activation, run_layer, show_layer};
 use super::store::HiddenStates;
 use super::stream::Stream;
 use super::tap::{NoTap, Tap};
@@ -64,15 +64,13 @@ impl<'a, 's> Lanes<'a, 's> {
         let weights = stream.load_layer(stream.model, &ops)?;
         for batch in 0..stream.batch_count() {
             let ctx = stream.context(batch);
-            let run = |state: &Buffer| -> Result<(Activation, Recorder)> {
-                let (mut seen, input) = (Recorder::default(), Activation { buffer: state.clone(), width });
-                // with all values kept, nothing that was recorded is written to again
-                let passed = run_layer(&ctx, &weights, &ops, input, &mut seen, Some(&mut Vec::new()))?;
-                Ok((passed, seen))
-            };
             let [original, quantized] = [self.original.take(batch)?, self.quantized.take(batch)?];
-            let (passed, seen_original) = run(&original)?;
-            let (_, seen_quantized) = run(&quantized)?;
+            let [mut seen_original, mut seen_quantized] = [Recorder::default(), Recorder::default()];
+            let input = |state: &Buffer| Activation { buffer: state.clone(), width };
+            // with all values kept, nothing that was recorded is written to again
+            let kept = &mut Vec::new();
+            let passed = run_layer(&ctx, &weights, &ops, input(&original), &mut seen_original, Some(kept))?;
+            show_layer(&ctx, &weights, &ops, input(&quantized), &mut seen_quantized)?;
             show(seen_original, seen_quantized, ctx.tokens(), tap)?;
             let bytes = ctx.tokens() * width * size_of::<f32>();
             stream.device.copy(&passed.buffer, 0, &original, 0, bytes)?;

@@ -81,11 +81,53 @@ pub(super) fn run_layer(
     ops: &[Op],
     hidden: Activation,
     tap: &mut dyn Tap,
-    mut saved: Option<&mut Vec<Saved>>,
+    saved: Option<&mut Vec<Saved>>,
 ) -> Result<Activation> {
-    let (device, tokens) = (ctx.device, ctx.tokens());
     let mut slots = BTreeMap::from([(Slot::Hidden, hidden)]);
-    for (index, op) in ops.iter().enumerate() {
+    run(ctx, weights, ops, ops.len(), &mut slots, tap, saved)?;
+    Ok(slots.remove(&Slot::Hidden).expect("a layer keeps its residual stream"))
+}
+
+/// Shows `tap` what it sees when `ops` run on `hidden`, and leaves out the product that ends the layer, which no one reads. Nothing
+/// that was shown is written to again.
+pub(super) fn show_layer(
+    ctx: &BatchContext,
+    weights: &LayerWeights,
+    ops: &[Op],
+    hidden: Activation,
+    tap: &mut dyn Tap,
+) -> Result<()> {
+    let mut slots = BTreeMap::from([(Slot::Hidden, hidden)]);
+    let ends_in_product = matches!(ops.last(), Some(Op::Linear { .. }));
+    let end = ops.len() - usize::from(ends_in_product);
+    run(ctx, weights, ops, end, &mut slots, tap, Some(&mut Vec::new()))?;
+    if ends_in_product { show(ops, end, &slots, ctx.tokens(), tap) } else { Ok(()) }
+}
+
+/// Shows the input of linear operation `index`, if it is the first that reads it, and what its output is added to.
+fn show(ops: &[Op], index: usize, slots: &BTreeMap<Slot, Activation>, tokens: usize, tap: &mut dyn Tap) -> Result<()> {
+    let Op::Linear { src, dst, add, .. } = &ops[index] else { return Ok(()) };
+    if *add {
+        tap.residual(&slots[dst].buffer)?;
+    }
+    match sharing_input(ops, index) {
+        Some(sharing) => tap.linear_input(&sharing, &slots[src].buffer, tokens, slots[src].width),
+        None => Ok(()),
+    }
+}
+
+/// Runs the first `count` of `ops`.
+fn run(
+    ctx: &BatchContext,
+    weights: &LayerWeights,
+    ops: &[Op],
+    count: usize,
+    slots: &mut BTreeMap<Slot, Activation>,
+    tap: &mut dyn Tap,
+    mut saved: Option<&mut Vec<Saved>>,
+) -> Result<()> {
+    let (device, tokens) = (ctx.device, ctx.tokens());
+    for (index, op) in ops[..count].iter().enumerate() {
         let keep = match op {
             Op::RmsNorm { src, dst, weight, width } => {
                 let src = slots[src].clone();
@@ -98,12 +140,7 @@ pub(super) fn run_layer(
             Op::Linear { src, dst, weight, bias, add } => {
                 let x = slots[src].clone();
                 let matrix = weights.matrix(weight);
-                if *add {
-                    tap.residual(&slots[dst].buffer)?;
-                }
-                if let Some(sharing) = sharing_input(ops, index) {
-                    tap.linear_input(&sharing, &x.buffer, tokens, x.width)?;
-                }
+                show(ops, index, slots, tokens, tap)?;
                 let y = match (add, &saved) {
                     (false, _) => ctx.arena.take(tokens, matrix.rows)?,
                     (true, None) => slots[dst].buffer.clone(),
@@ -141,7 +178,7 @@ pub(super) fn run_layer(
             saved.push(keep);
         }
     }
-    Ok(slots.remove(&Slot::Hidden).expect("a layer keeps its residual stream"))
+    Ok(())
 }
 
 /// The weights of all linear operations that read the same value as operation `index`, if it is the first of them.

@@ -179,11 +179,12 @@ pub fn twin(x: &[f32], ty: GgmlType, slab: &[u8], bias: Option<&[f32]>, y: &mut 
     })
 }
 
-/// About 256 KiB of decoded weights: they stay in the second-level cache, and there are enough tasks to balance.
+/// About 256 KiB of decoded weights at most, which stay in the second-level cache, in whole vectors, and about as many tasks for
+/// every thread.
 fn rows_per_task(rows: usize, k: usize) -> usize {
-    let cached = (1 << 18) / (4 * k.max(1));
-    let balanced = rows.div_ceil(4 * rayon::current_num_threads());
-    balanced.clamp(8, cached.max(64)).next_multiple_of(8)
+    let (threads, cached) = (rayon::current_num_threads(), (1 << 18) / (4 * k.max(1)));
+    let tasks = rows.div_ceil(cached.max(64)).max(4 * threads).next_multiple_of(threads);
+    rows.div_ceil(tasks).next_multiple_of(16)
 }
 
 fn add_bias(y: Disjoint, bias: &[f32], n: usize, stride: usize, column: usize, accumulate: bool) {

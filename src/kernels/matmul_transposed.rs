@@ -15,6 +15,8 @@ use crate::quant::GgmlType;
 
 /// Weights that the twin decodes at a time.
 const PANEL_WEIGHTS: usize = 1 << 20;
+/// Tokens of one task of the twin.
+const TASK_TOKENS: usize = 128;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -99,7 +101,7 @@ fn record(gpu: &GpuDevice, dy: &Buffer, ty: GgmlType, slab: &Buffer, dx: &Buffer
     })
 }
 
-/// Decodes a panel of rows with all threads, multiplies it with all threads, and goes on to the next.
+/// Decodes a panel of rows with all threads, multiplies it with all threads, some tokens each, and goes on to the next.
 pub fn twin(dy: &[f32], ty: GgmlType, slab: &[u8], dx: &mut [f32], tile: &Tile) -> Result<()> {
     let Tile { n, k, ref rows, dy_stride, dy_first, mut accumulate } = *tile;
     if n == 0 {
@@ -119,9 +121,13 @@ pub fn twin(dy: &[f32], ty: GgmlType, slab: &[u8], dx: &mut [f32], tile: &Tile) 
             tasks.try_for_each(|(out, bytes)| decode_rows(ty, bytes, out))?;
             &scratch
         };
-        let gradient = Mat::rows(&dy[dy_first + panel * panel_rows..], dy_stride);
-        let shape = [n, k, weights.len() / k];
-        multiply(dx, k, shape, gradient, Mat::rows(weights, k), accumulate, Threads::All);
+        // of equal size, so that none is small
+        let tokens = n.div_ceil(n.div_ceil(TASK_TOKENS));
+        dx[..n * k].par_chunks_mut(tokens * k).enumerate().for_each(|(task, dx)| {
+            let at = task * tokens * dy_stride + dy_first + panel * panel_rows;
+            let shape = [dx.len() / k, k, weights.len() / k];
+            multiply(dx, k, shape, Mat::rows(&dy[at..], dy_stride), Mat::rows(weights, k), accumulate, Threads::One);
+        });
         accumulate = true;
     }
     Ok(())

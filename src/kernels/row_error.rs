@@ -11,6 +11,9 @@ use super::{Call, word};
 use crate::device::{Buffer, Device};
 use crate::quant::GgmlType;
 
+/// Rows of one task of the twin.
+const ROWS: usize = 4;
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -77,19 +80,37 @@ pub fn twin(
 ) -> Result<()> {
     let cols = importance.len();
     let row_bytes = cols / ty.block_len() * ty.block_bytes();
-    let rows = x.par_chunks(cols).zip(bytes.par_chunks(row_bytes)).zip(out.par_chunks_mut(2));
-    rows.try_for_each_init(
-        || vec![0.0; cols],
+    let groups = x.par_chunks(ROWS * cols).zip(bytes.par_chunks(ROWS * row_bytes)).zip(out.par_chunks_mut(2 * ROWS));
+    groups.try_for_each_init(
+        || vec![0.0; ROWS * cols],
         |decoded, ((x, bytes), out)| {
+            let decoded = &mut decoded[..x.len()];
             decode_rows(ty, bytes, decoded)?;
-            let (mut squares, mut shift) = (0.0f64, 0.0f64);
-            for j in 0..cols {
-                let miss = f64::from(decoded[j] - x[j]);
-                squares += f64::from(importance[j]) * miss * miss;
-                shift += f64::from(mean[j]) * miss;
+            if x.len() == ROWS * cols {
+                errors::<ROWS>(x, decoded, importance, mean, out);
+                return Ok(());
             }
-            (out[0], out[1]) = (squares as f32, shift as f32);
+            let rows = x.chunks(cols).zip(decoded.chunks(cols)).zip(out.chunks_mut(2));
+            rows.for_each(|((x, decoded), out)| errors::<1>(x, decoded, importance, mean, out));
             Ok(())
         },
     )
+}
+
+/// The sums of `N` rows side by side, since each addition to one of them waits for the last.
+fn errors<const N: usize>(x: &[f32], decoded: &[f32], importance: &[f32], mean: &[f32], out: &mut [f32]) {
+    let cols = importance.len();
+    let x: [&[f32]; N] = std::array::from_fn(|row| &x[row * cols..][..cols]);
+    let decoded: [&[f32]; N] = std::array::from_fn(|row| &decoded[row * cols..][..cols]);
+    let (mut squares, mut shift) = ([0.0f64; N], [0.0f64; N]);
+    for j in 0..cols {
+        for row in 0..N {
+            let miss = f64::from(decoded[row][j] - x[row][j]);
+            squares[row] += f64::from(importance[j]) * miss * miss;
+            shift[row] += f64::from(mean[j]) * miss;
+        }
+    }
+    for row in 0..N {
+        (out[2 * row], out[2 * row + 1]) = (squares[row] as f32, shift[row] as f32);
+    }
 }

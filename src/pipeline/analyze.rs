@@ -277,9 +277,12 @@ fn candidates(
                 row_error(device, &x, &encoded, 0..rows.len(), (weights, &no_means), &errors)?;
                 Ok(device.read::<f32>(&errors)?.into_iter().step_by(2).collect())
             };
-            candidate.error += measure(&encode_weights)?.into_iter().map(f64::from).sum::<f64>();
+            let errors = measure(&encode_weights)?;
+            candidate.error += errors.iter().copied().map(f64::from).sum::<f64>();
             for ((factor, columns), nats) in factors.iter().zip(&columns).zip(nats) {
-                *nats += factor.nats(rows.clone(), measure(columns)?);
+                // the importance matrix is the factor of most tensors
+                let known = (factor.cols == weights).then(|| Ok(errors.clone()));
+                *nats += factor.nats(rows.clone(), known.unwrap_or_else(|| measure(columns))?);
             }
         }
     }
