@@ -199,28 +199,36 @@ impl<'a> Rounding<'a, '_> {
     /// Rounds every weight that reads this input.
     fn round_readers(&mut self, hessian: &Hessian) -> Result<()> {
         let (device, method) = (self.device, self.inputs.method);
-        let mut alone = Vec::new();
+        let (mut readers, mut alone) = (Vec::new(), Vec::new());
         for name in &hessian.weights {
-            let Some(ty) = self.missing.get(name).copied() else { continue };
+            let missing = self.missing.get(name).copied();
+            // what is kept from an earlier run helped to choose there, so it does here
+            let Some(ty) = missing.or_else(|| self.rounded.restored.get(name).copied()) else { continue };
             let tensor = self.model.require(name)?;
             let mixture = match self.inputs.sensitivities {
                 Some(known) => role_mixture(device, known, name, hessian, Texts::All)?,
                 None => None,
             };
-            match mixture {
-                Some(h) => {
-                    self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?], None)?
+            match (mixture, missing) {
+                (Some(h), Some(ty)) => {
+                    self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?], None)?;
                 }
-                None => alone.push((tensor, ty)),
+                (Some(_), None) => {}
+                (None, _) => {
+                    alone.extend(missing.map(|ty| (tensor, ty, readers.len())));
+                    readers.push(self.tensor_rounding(tensor, ty).reader()?);
+                }
             }
         }
-        let readers =
-            alone.iter().map(|(tensor, ty)| self.tensor_rounding(tensor, *ty).reader()).collect::<Result<Vec<_>>>()?;
+        if alone.is_empty() {
+            return Ok(());
+        }
         let panel = |panel| Panel::new(device, panel, shrink(device, panel, &readers, method)?, method);
         let mut panels: Vec<Panel> = hessian.panels.iter().map(panel).collect::<Result<_>>()?;
         let mut judged = Vec::new();
-        for ((tensor, ty), reader) in alone.into_iter().zip(&readers) {
-            judged.push((tensor, ty, self.tensor_rounding(tensor, ty).ways(&reader.sample, &mut panels)?));
+        for (tensor, ty, reader) in alone {
+            let ways = self.tensor_rounding(tensor, ty).ways(&readers[reader].sample, &mut panels)?;
+            judged.push((tensor, ty, ways));
         }
         for (tensor, ty, ways) in judged {
             self.round_tensor(tensor, ty, &mut panels, Some(ways))?;
