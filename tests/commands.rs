@@ -402,7 +402,7 @@ fn probes_measure_what_files_do() {
     });
     fs::write(&text, lines.map(|line| line.to_string() + "\n").collect::<String>()).unwrap();
     let options = ["--device", "cpu", "--ctx", "64", "--chunks", "6"];
-    let plain = ["--calibration", &text, "--rounding", "search", "--effort", "fast"];
+    let plain = ["--calibration", &text, "--calibration-only", "--rounding", "search", "--effort", "fast"];
     let probing = ["analyze", TRAINED, "-o", &analysis, "--types", "Q2_K", "--sensitivity", "probes", "--probes"];
     let report = run(&[&probing[..], &options, &plain].concat());
     assert_eq!(report["sensitivity"], "group probes");
