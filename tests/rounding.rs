@@ -226,7 +226,7 @@ proptest! {
         rows in 33usize..150,
         which in 0usize..25,
         descents in 0usize..3,
-        feedback: bool,
+        feedback in any::<bool>(),
     ) {
         let (ty, width, method) = (block_types()[which], 512, Method { feedback, descents, ..Method::PLAIN });
         let (h, values) = (correlated(seed, width, 12), noise(seed + 3, rows * width));
