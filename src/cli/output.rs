@@ -421,6 +421,7 @@ mod tests {
             measured_kld_se: 0.0004,
             same_top: 0.934,
             tokens: 8192,
+            domains: Vec::new(),
             sensitivity: "reverse sweep".into(),
             objective: None,
             device: "CPU".into(),
