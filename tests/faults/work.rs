@@ -38,7 +38,7 @@ fn split(whole: &Path, folder: &Path) -> [PathBuf; 2] {
         let plans = tensors.iter().map(|t| TensorPlan { name: t.name.clone(), dims: t.dims.clone(), ty: t.ty });
         let mut writer = GgufWriter::new(path, &metadata, &plans.collect::<Vec<_>>()).unwrap();
         for tensor in tensors {
-            writer.write_tensor(&tensor.name, file.data(tensor)).unwrap();
+            writer.write_tensor(&tensor.name, &file.data(tensor).unwrap()).unwrap();
         }
         writer.finish().unwrap();
     }
