@@ -206,9 +206,10 @@ fn types_that_need_importance_are_not_given_without() {
         let found = tensor["candidates"].as_array().unwrap().iter().map(|c| c["ty"].as_str().unwrap().to_owned());
         found.collect::<Vec<_>>()
     };
-    assert_eq!(types(&whole, 1), ["Q2_K", "IQ2_XXS", "F32"]);
-    assert_eq!(types(&half, 0), ["Q2_K", "IQ2_XXS", "F32"]);
-    assert_eq!(types(&half, 1), ["Q2_K", "F32"]);
+    // and those that stand in where rows are narrow
+    assert_eq!(types(&whole, 1), ["Q4_0", "Q2_K", "IQ2_XXS", "IQ4_NL", "F32"]);
+    assert_eq!(types(&half, 0), ["Q4_0", "Q2_K", "IQ2_XXS", "IQ4_NL", "F32"]);
+    assert_eq!(types(&half, 1), ["Q4_0", "Q2_K", "IQ4_NL", "F32"]);
 }
 
 #[test]
