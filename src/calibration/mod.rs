@@ -54,13 +54,20 @@ pub fn held_out(template: &dyn Renderer) -> Result<Vec<Document>> {
 /// Errors: no path, a file that cannot be read or understood, no text at all.
 pub fn load(paths: &[PathBuf], template: &dyn Renderer) -> Result<Vec<Document>> {
     ensure!(!paths.is_empty(), "no calibration files were given");
-    let mut samples = Vec::new();
+    let (mut samples, mut empty) = (Vec::new(), Vec::new());
     for path in paths {
-        samples.extend(reader::read(path)?);
+        let found = reader::read(path)?;
+        if found.is_empty() {
+            empty.push(path);
+        }
+        samples.extend(found);
     }
     let documents = render::documents(samples, template)?;
     let names = || paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
     ensure!(!documents.is_empty(), "there is no calibration text in {}", names());
+    for path in empty {
+        log::warn!("there is no calibration text in `{}`", path.display());
+    }
     Ok(documents)
 }
 

@@ -37,7 +37,7 @@ fn read_file(path: &Path) -> Result<Vec<Sample>> {
     let domain = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let name = format!("`{}`", path.display());
     if text.trim().is_empty() {
-        log::warn!("{name} is empty");
+        log::info!("{name} is empty");
         return Ok(Vec::new());
     }
     match Format::of(path).unwrap_or(Format::Plain) {
