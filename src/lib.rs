@@ -14,6 +14,7 @@ pub mod device;
 pub mod files;
 pub mod forward;
 pub mod gguf;
+pub mod graph;
 pub mod imatrix;
 mod json;
 pub mod kernels;

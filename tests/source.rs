@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dq_gpu::arch::graph::{Op, RopeStyle, Slot};
 use dq_gpu::arch::rope::{Rope, Scaling, Yarn};
 use dq_gpu::arch::tensor_class::{Class, importance_names, layer_index, may_quantize};
 use dq_gpu::gguf::{Array, GgufFile, GgufWriter, TensorPlan, Value};
+use dq_gpu::graph::WeightUse;
+use dq_gpu::kernels::rope::RopeStyle;
 use dq_gpu::quant::GgmlType;
 use dq_gpu::source::{Model, Tensor, Weights};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -314,24 +315,19 @@ fn llama_queries_and_keys_are_paired() {
     let (_, _, source) = &copy.tensors["model.layers.0.self_attn.q_proj.weight"];
     let source: Vec<f32> = source.as_chunks().0.iter().map(|word| half::bf16::from_le_bytes(*word).to_f32()).collect();
     assert_eq!(rows[256..512], source[32 * 256..33 * 256], "row 1 of a head is its element 32");
-    let ops = model.family.layer(&model.hparams, 0, &|name| model.has_tensor(name));
-    let biases = ops.iter().filter(|op| matches!(op, Op::Linear { bias: Some(_), .. })).count();
-    assert_eq!(biases, 4);
+    let layer = model.layer(0);
+    let is_bias = |tensor: &WeightUse| matches!(tensor, WeightUse::Vector(name) if name.ends_with(".bias"));
+    assert_eq!(layer.weights().filter(is_bias).count(), 4);
 }
 
 #[test]
 fn layers_are_lists_of_operations() {
     let model = Model::open(&sample("tiny-qwen3")).unwrap();
-    let ops = model.family.layer(&model.hparams, 2, &|name| model.has_tensor(name));
-    let names: Vec<String> = ops
-        .iter()
-        .filter_map(|op| match op {
-            Op::RmsNorm { weight, .. } | Op::Linear { weight, .. } => {
-                Some(weight.replace("blk.2.", "").replace(".weight", ""))
-            }
-            _ => None,
-        })
-        .collect();
+    let layer = model.layer(2);
+    let stem = |tensor| match tensor {
+        WeightUse::Matrix(name) | WeightUse::Vector(name) => name.replace("blk.2.", "").replace(".weight", ""),
+    };
+    let names: Vec<String> = layer.weights().map(stem).collect();
     let expected = [
         "attn_norm",
         "attn_q",
@@ -346,22 +342,26 @@ fn layers_are_lists_of_operations() {
         "ffn_down",
     ];
     assert_eq!(names, expected);
-    assert!(ops.contains(&Op::Rope { slot: Slot::QNormed, heads: 8, head_dim: 64 }));
-    assert!(ops.contains(&Op::Attention {
-        q: Slot::QNormed,
-        k: Slot::KNormed,
-        v: Slot::V,
-        dst: Slot::Mixed,
-        window: None
-    }));
-    assert!(ops.contains(&Op::RmsNorm {
-        src: Slot::K,
-        dst: Slot::KNormed,
-        weight: "blk.2.attn_k_norm.weight".into(),
-        width: 64
-    }));
+    let operations: Vec<&str> = layer.operations().collect();
+    let expected = [
+        "norm",
+        "linear",
+        "linear",
+        "linear",
+        "norm",
+        "norm",
+        "rope",
+        "rope",
+        "attention",
+        "linear",
+        "norm",
+        "linear",
+        "linear",
+        "gated",
+        "linear",
+    ];
+    assert_eq!(operations, expected);
     assert_eq!(model.hparams.rope.style, RopeStyle::Neox);
-    assert_eq!(model.output_tensor(), "token_embd.weight");
     let llama = Model::open(&sample("tiny-llama")).unwrap();
     assert_eq!((llama.output_tensor(), llama.hparams.rope.style), ("output.weight", RopeStyle::Norm));
     assert_eq!((llama.hparams.q_width(), llama.hparams.kv_width(), llama.hparams.n_vocab), (256, 128, 4096));

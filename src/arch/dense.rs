@@ -2,10 +2,12 @@
 
 use anyhow::{Result, bail};
 
-use super::graph::{Op, Slot};
 use super::hf_config::{HfConfig, HfRope, HfScaling};
 use super::{Expected, Hparams};
 use crate::gguf::Metadata;
+use crate::graph::ops::{Attend, Rotate};
+use crate::graph::{Builder, Graph, Value};
+use crate::kernels::glu::Activation;
 
 /// GGUF and Hugging Face names outside the layers.
 const GLOBAL_NAMES: &[(&str, &str)] = &[
@@ -161,35 +163,32 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
 }
 
 /// Layer `il` as operations.
-pub(super) fn layer(hparams: &Hparams, il: usize, layout: Layout, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op> {
-    let weight = |stem: &str| format!("blk.{il}.{stem}.weight");
-    let norm = |src, dst, stem: &str, width| Op::RmsNorm { src, dst, weight: weight(stem), width };
-    let linear = |src, dst, stem: &str, add| {
-        let bias = Some(format!("blk.{il}.{stem}.bias")).filter(|bias| has_tensor(bias));
-        Op::Linear { src, dst, weight: weight(stem), bias, add }
-    };
-    let Hparams { n_embd, n_head, n_head_kv, head_dim, window, .. } = *hparams;
-    let (q, k) = if layout.qk_norm { (Slot::QNormed, Slot::KNormed) } else { (Slot::Q, Slot::K) };
-    let mut ops = vec![
-        norm(Slot::Hidden, Slot::Normed, "attn_norm", n_embd),
-        linear(Slot::Normed, Slot::Q, "attn_q", false),
-        linear(Slot::Normed, Slot::K, "attn_k", false),
-        linear(Slot::Normed, Slot::V, "attn_v", false),
-    ];
+pub(super) fn layer(hparams: &Hparams, il: usize, layout: Layout, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
+    let mut layer = Builder::new(il, hparams.n_embd, hparams.rms_eps, has_tensor);
+    let normed = layer.norm(Value::INPUT, "attn_norm");
+    let mixed = attention(&mut layer, normed, hparams, layout);
+    let hidden = layer.linear_onto(Value::INPUT, mixed, "attn_output");
+    let normed = layer.norm(hidden, "ffn_norm");
+    let gate = layer.linear(normed, "ffn_gate", hparams.n_ff);
+    let up = layer.linear(normed, "ffn_up", hparams.n_ff);
+    let act = layer.gated(gate, up, Activation::Silu);
+    let output = layer.linear_onto(hidden, act, "ffn_down");
+    layer.finish(output)
+}
+
+/// Attention up to its output projection.
+fn attention(layer: &mut Builder, normed: Value, hparams: &Hparams, layout: Layout) -> Value {
+    let Hparams { n_head, n_head_kv, head_dim, window, .. } = *hparams;
+    let mut q = layer.linear(normed, "attn_q", hparams.q_width());
+    let mut k = layer.linear(normed, "attn_k", hparams.kv_width());
+    let v = layer.linear(normed, "attn_v", hparams.kv_width());
     if layout.qk_norm {
-        ops.push(norm(Slot::Q, Slot::QNormed, "attn_q_norm", head_dim));
-        ops.push(norm(Slot::K, Slot::KNormed, "attn_k_norm", head_dim));
+        q = layer.norm_of_groups(q, "attn_q_norm", head_dim);
+        k = layer.norm_of_groups(k, "attn_k_norm", head_dim);
     }
-    ops.extend([
-        Op::Rope { slot: q, heads: n_head, head_dim },
-        Op::Rope { slot: k, heads: n_head_kv, head_dim },
-        Op::Attention { q, k, v: Slot::V, dst: Slot::Mixed, window },
-        linear(Slot::Mixed, Slot::Hidden, "attn_output", true),
-        norm(Slot::Hidden, Slot::Normed, "ffn_norm", n_embd),
-        linear(Slot::Normed, Slot::Gate, "ffn_gate", false),
-        linear(Slot::Normed, Slot::Up, "ffn_up", false),
-        Op::SwiGlu { gate: Slot::Gate, up: Slot::Up, dst: Slot::Act },
-        linear(Slot::Act, Slot::Hidden, "ffn_down", true),
-    ]);
-    ops
+    let rotate = |heads| Rotate { heads, head_dim, rot: hparams.rope.rot, style: hparams.rope.style, table: 0 };
+    let q = layer.rope(q, rotate(n_head));
+    let k = layer.rope(k, rotate(n_head_kv));
+    let scale = hparams.attention_scale();
+    layer.attention([q, k, v], Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window })
 }

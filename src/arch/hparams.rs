@@ -3,10 +3,10 @@
 
 use anyhow::{Result, bail};
 
-use super::graph::RopeStyle;
 use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
+use crate::kernels::rope::RopeStyle;
 
 /// The sizes and constants of a dense decoder.
 #[derive(Clone, Debug, PartialEq)]

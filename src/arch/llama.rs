@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::dense::{self, Defaults, Layout};
-use super::graph::{Op, RopeStyle};
 use super::rope::llama3_factors;
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
+use crate::graph::Graph;
+use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Llama;
 
@@ -97,7 +98,7 @@ impl Family for Llama {
         dense::expected(hparams, LAYOUT)
     }
 
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op> {
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
         dense::layer(hparams, il, LAYOUT, has_tensor)
     }
 }

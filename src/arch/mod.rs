@@ -3,7 +3,6 @@
 //! A family is a few facts on top of [`dense`]; to add one, write its file and put it into [`FAMILIES`].
 
 mod dense;
-pub mod graph;
 pub mod hf_config;
 pub mod hparams;
 mod llama;
@@ -17,7 +16,8 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 
 use crate::gguf::Metadata;
-use graph::{Op, RopeStyle};
+use crate::graph::Graph;
+use crate::kernels::rope::RopeStyle;
 pub use hf_config::HfConfig;
 pub use hparams::Hparams;
 
@@ -117,7 +117,7 @@ pub trait Family: Sync {
     fn expected(&self, hparams: &Hparams) -> Vec<Expected>;
 
     /// Layer `il` as operations, in GGUF tensor names. Biases are used where `has_tensor` finds them.
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op>;
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph;
 
     /// The norm after the last layer.
     fn output_norm(&self) -> &'static str {

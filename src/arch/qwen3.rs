@@ -3,10 +3,11 @@
 use anyhow::{Result, bail};
 
 use super::dense::{self, Defaults, Layout};
-use super::graph::{Op, RopeStyle};
 use super::hf_config::HfScaling;
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
+use crate::graph::Graph;
+use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Qwen3;
 
@@ -76,7 +77,7 @@ impl Family for Qwen3 {
         dense::expected(hparams, LAYOUT)
     }
 
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Vec<Op> {
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
         dense::layer(hparams, il, LAYOUT, has_tensor)
     }
 }

@@ -1,7 +1,7 @@
 //! Tables of rotary embedding, made on the host in f64.
 
-use super::graph::RopeStyle;
 use super::hf_config::HfScaling;
+use crate::kernels::rope::RopeStyle;
 
 /// How positions become angles.
 #[derive(Clone, Debug, PartialEq)]

@@ -19,6 +19,7 @@ macro_rules! wgsl {
 
 /// Every file under `shaders/`, by its path without the ending.
 pub static SOURCES: &[(&str, &str)] = wgsl![
+    "common/activation",
     "common/affine_search",
     "common/affine_super",
     "common/attention",
@@ -168,6 +169,8 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "column_moments",
     "decode",
     "difference",
+    "glu",
+    "glu_backward",
     "gram",
     "kld",
     "matmul",
@@ -181,8 +184,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "sample_gradient",
     "sample_lse",
     "status",
-    "swiglu",
-    "swiglu_backward",
+    "sum",
     "weight_difference",
 ];
 

@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 
 use super::store::HiddenStates;
 use super::stream::Stream;
-use super::tap::{NoTap, Tap};
 use super::weights::{WeightSource, load_vector, tensor, upload};
 use crate::device::{Buffer, Device};
+use crate::graph::{NoTap, Tap};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::matmul::matmul;
 use crate::kernels::rms_norm::rms_norm;
@@ -70,7 +70,7 @@ impl Stream<'_> {
         ensure!(!scored.is_empty() && scored.end <= self.seq_len, "no position to score in chunks of {}", self.seq_len);
         let width = self.model.hparams.n_embd;
         let norm = self.load_final_norm()?;
-        let positions: Vec<usize> = (0..self.batch_count()).map(|b| self.context(b).sequences * scored.len()).collect();
+        let positions: Vec<usize> = (0..self.batch_count()).map(|b| self.batch(b).sequences * scored.len()).collect();
         let bytes = positions.iter().map(|count| count * width * size_of::<f32>()).collect();
         let mut states = HiddenStates::new(self.device, bytes, self.options.hidden_budget)?;
         for (batch, count) in positions.iter().copied().enumerate() {
@@ -97,7 +97,7 @@ impl Stream<'_> {
     ) -> Result<Buffer> {
         let hparams = &self.model.hparams;
         let (width, row) = (hparams.n_embd, hparams.n_embd * size_of::<f32>());
-        let sequences = self.context(batch).sequences;
+        let sequences = self.batch(batch).sequences;
         let count = sequences * scored.len();
         let picked = self.device.alloc("scored positions", count * row)?;
         for sequence in 0..sequences {

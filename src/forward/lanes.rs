@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::layer::{Activation, run_layer, show_layer};
 use super::store::HiddenStates;
 use super::stream::Stream;
-use super::tap::{NoTap, Tap};
 use super::weights::WeightSource;
 use crate::device::Buffer;
+use crate::graph::run::Keep;
+use crate::graph::{NoTap, Tap};
 use crate::progress::Progress;
 
 /// Units of work of a layer, per token: the original's pass on both lanes, and that of the quantized layer.
@@ -59,26 +59,22 @@ impl<'a, 's> Lanes<'a, 's> {
     /// Shows what the original's weights read on both lanes, and takes the original lane past the layer.
     pub fn compare(&mut self, layer: usize, tap: &mut dyn LaneTap, progress: &dyn Progress) -> Result<()> {
         let stream = self.stream;
-        let width = stream.model.hparams.n_embd;
-        let ops = stream.ops(layer);
-        let weights = stream.load_layer(stream.model, &ops)?;
+        let graph = stream.model.layer(layer);
+        let weights = stream.load_layer(stream.model, &graph)?;
         for batch in 0..stream.batch_count() {
-            let ctx = stream.context(batch);
+            let (ctx, tokens) = (stream.batch(batch), stream.batch_tokens(batch).len());
             let [original, quantized] = [self.original.take(batch)?, self.quantized.take(batch)?];
             let [mut seen_original, mut seen_quantized] = [Recorder::default(), Recorder::default()];
-            let input = |state: &Buffer| Activation { buffer: state.clone(), width };
             // with all values kept, nothing that was recorded is written to again
-            let kept = &mut Vec::new();
-            let passed = run_layer(&ctx, &weights, &ops, input(&original), &mut seen_original, Some(kept))?;
-            show_layer(&ctx, &weights, &ops, input(&quantized), &mut seen_quantized)?;
-            show(seen_original, seen_quantized, ctx.tokens(), tap)?;
-            let bytes = ctx.tokens() * width * size_of::<f32>();
-            stream.device.copy(&passed.buffer, 0, &original, 0, bytes)?;
+            let passed = graph.run(ctx, &weights, original.clone(), Keep::All, &mut seen_original)?;
+            graph.show(ctx, &weights, quantized.clone(), &mut seen_quantized)?;
+            show(seen_original, seen_quantized, tokens, tap)?;
+            stream.keep_state(passed.get(graph.output()), &original, tokens)?;
             self.original.put(batch, original)?;
             self.quantized.put(batch, quantized)?;
             stream.arena.reset();
             stream.device.flush()?;
-            progress.advance((PASSES - 1) * ctx.tokens() as u64)?;
+            progress.advance((PASSES - 1) * tokens as u64)?;
         }
         Ok(())
     }

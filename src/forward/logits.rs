@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::head::OutputTiles;
 use super::stream::Stream;
-use super::tap::NoTap;
 use super::weights::WeightSource;
+use crate::graph::NoTap;
 use crate::kernels::matmul::matmul;
 use crate::progress::Progress;
 

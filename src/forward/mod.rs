@@ -3,16 +3,12 @@
 //! [`Stream::logits`] is the plain result; [`diverge`] compares two models without ever holding it.
 //! [`lanes`] shows what quantized layers change for those behind them; [`reverse`] walks the layers backwards from kept layer inputs.
 
-mod arena;
 mod head;
 pub mod lanes;
-mod layer;
 mod logits;
 pub mod reverse;
 mod store;
 mod stream;
-pub mod tap;
-mod vanishing;
 pub mod weights;
 
 pub use head::{Divergence, FinalStates, FinalStatesOf, Side, diverge, same_vocabulary};

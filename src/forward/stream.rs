@@ -1,17 +1,14 @@
 //! The streamed pass: embed, then layer after layer, each with all batches of tokens.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::arena::Arena;
-use super::layer::{Activation, BatchContext, run_layer};
 use super::store::{HiddenStates, SpillFile};
-use super::tap::Tap;
-use super::weights::{LayerWeights, WeightSource, tensor};
-use crate::arch::graph::{Op, Slot};
+use super::weights::{WeightSource, load_layer, tensor};
 use crate::device::{Buffer, Device};
+use crate::graph::run::{Batch, Keep};
+use crate::graph::{Arena, Graph, LayerWeights, Tap};
 use crate::progress::Progress;
 use crate::quant;
 use crate::source::Model;
@@ -58,21 +55,7 @@ impl StreamOptions {
 /// Bytes of activations that a token needs in a layer at most: in the reverse sweep, which keeps every value, its gradient
 /// and the states around the layer.
 fn activation_bytes(model: &Model, layer: usize) -> usize {
-    let hidden = model.hparams.n_embd;
-    let mut widths = BTreeMap::from([(Slot::Hidden, hidden)]);
-    let mut values = 0;
-    for op in model.family.layer(&model.hparams, layer, &|name| model.has_tensor(name)) {
-        let (dst, width) = match &op {
-            Op::RmsNorm { src, dst, .. } => (dst, widths[src]),
-            Op::Linear { dst, weight, .. } => (dst, model.tensor(weight).map_or(0, |tensor| tensor.rows)),
-            Op::Attention { q, dst, .. } => (dst, widths[q]),
-            Op::SwiGlu { gate, dst, .. } => (dst, widths[gate]),
-            Op::Rope { .. } => continue,
-        };
-        widths.insert(*dst, width);
-        values += width;
-    }
-    (2 * values + 3 * hidden) * size_of::<f32>()
+    (2 * model.layer(layer).width() + 3 * model.hparams.n_embd) * size_of::<f32>()
 }
 
 /// A model, a device and the tokens that go through: chunks of `seq_len` tokens, each its own sequence from position 0.
@@ -82,7 +65,7 @@ pub struct Stream<'a> {
     pub(super) tokens: &'a [u32],
     pub(super) seq_len: usize,
     pub(super) arena: Arena,
-    pub(super) rope_table: Buffer,
+    rope_tables: Vec<Buffer>,
     pub(super) options: StreamOptions,
     batches: Vec<Range<usize>>,
 }
@@ -114,9 +97,9 @@ impl<'a> Stream<'a> {
         let per_batch = (options.batch_tokens.min(fitting).min(within_memory) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
-        let rope_table =
-            device.upload("rope table", &model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref()))?;
-        Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_table, options, batches })
+        let table = model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref());
+        let rope_tables = vec![device.upload("rope table", &table)?];
+        Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_tables, options, batches })
     }
 
     /// Two models on the same tokens in the same batches, as [`diverge`](super::diverge) needs them: those that fit both.
@@ -162,23 +145,18 @@ impl<'a> Stream<'a> {
         (0..self.batch_count()).map(|index| self.batch_tokens(index).len() * width).collect()
     }
 
-    pub(super) fn context(&self, index: usize) -> BatchContext<'_> {
-        BatchContext {
+    pub(super) fn batch(&self, index: usize) -> Batch<'_> {
+        Batch {
             device: self.device,
             arena: &self.arena,
-            hparams: &self.model.hparams,
-            rope_table: &self.rope_table,
+            rope_tables: &self.rope_tables,
             sequences: self.batches[index].len(),
             seq_len: self.seq_len,
         }
     }
 
-    pub(super) fn ops(&self, layer: usize) -> Vec<Op> {
-        self.model.family.layer(&self.model.hparams, layer, &|name| self.model.has_tensor(name))
-    }
-
-    pub(super) fn load_layer(&self, weights: &dyn WeightSource, ops: &[Op]) -> Result<LayerWeights> {
-        LayerWeights::load(self.device, self.model, weights, ops)
+    pub(super) fn load_layer(&self, weights: &dyn WeightSource, layer: &Graph) -> Result<LayerWeights> {
+        load_layer(self.device, self.model, weights, layer)
     }
 
     /// Work units of [`Stream::run`]: tokens times layers.
@@ -213,22 +191,30 @@ impl<'a> Stream<'a> {
         mut layer_inputs: Option<&mut SpillFile>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let width = self.model.hparams.n_embd;
-        let ops = self.ops(layer);
-        let layer_weights = self.load_layer(weights, &ops)?;
+        let graph = self.model.layer(layer);
+        let layer_weights = self.load_layer(weights, &graph)?;
         for batch in 0..self.batch_count() {
             let state = hidden.take(batch)?;
             if let Some(file) = layer_inputs.as_deref_mut() {
                 file.write(layer * self.batch_count() + batch, &self.device.read::<u8>(&state)?)?;
             }
-            let ctx = self.context(batch);
-            let out = run_layer(&ctx, &layer_weights, &ops, Activation { buffer: state, width }, tap, None)?;
-            hidden.put(batch, out.buffer)?;
+            let tokens = self.batch_tokens(batch).len();
+            let values = graph.run(self.batch(batch), &layer_weights, state.clone(), Keep::Unread, tap)?;
+            self.keep_state(values.get(graph.output()), &state, tokens)?;
+            hidden.put(batch, state)?;
             self.arena.reset();
             self.device.flush()?;
-            progress.advance(ctx.tokens() as u64)?;
+            progress.advance(tokens as u64)?;
         }
         Ok(())
+    }
+
+    /// Takes a state out of the arena, if it is not in the room of `state` anyway.
+    pub(super) fn keep_state(&self, from: &Buffer, state: &Buffer, tokens: usize) -> Result<()> {
+        if from.is_same(state) {
+            return Ok(());
+        }
+        self.device.copy(from, 0, state, 0, tokens * self.model.hparams.n_embd * size_of::<f32>())
     }
 
     /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.

@@ -1,12 +1,11 @@
 //! Which bytes a pass runs with: the model's own, or others in their place.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 
-use crate::arch::graph::Op;
 use crate::device::{Buffer, Device, shader};
+use crate::graph::{Graph, LayerWeights, WeightUse};
 use crate::kernels::weight::Weight;
 use crate::quant::{self, GgmlType};
 use crate::source::{Model, Tensor};
@@ -23,43 +22,25 @@ impl WeightSource for Model {
     }
 }
 
-/// The weights of one layer on the device.
-pub(super) struct LayerWeights {
-    matrices: HashMap<String, Weight>,
-    vectors: HashMap<String, Buffer>,
-}
-
-impl LayerWeights {
-    /// Uploads every tensor that `ops` name.
-    pub(super) fn load(device: &Device, model: &Model, weights: &dyn WeightSource, ops: &[Op]) -> Result<Self> {
-        let mut layer = LayerWeights { matrices: HashMap::new(), vectors: HashMap::new() };
-        for op in ops {
-            match op {
-                Op::RmsNorm { weight, .. } => layer.load_vector(device, model, weight)?,
-                Op::Linear { weight, bias, .. } => {
-                    layer.matrices.insert(weight.clone(), load_matrix(device, model, weights, weight)?);
-                    if let Some(bias) = bias {
-                        layer.load_vector(device, model, bias)?;
-                    }
-                }
-                Op::Rope { .. } | Op::Attention { .. } | Op::SwiGlu { .. } => {}
+/// Uploads every tensor that `layer` uses.
+pub(super) fn load_layer(
+    device: &Device,
+    model: &Model,
+    weights: &dyn WeightSource,
+    layer: &Graph,
+) -> Result<LayerWeights> {
+    let mut loaded = LayerWeights::default();
+    for tensor in layer.weights() {
+        match tensor {
+            WeightUse::Matrix(name) => {
+                loaded.matrices.insert(name.to_owned(), load_matrix(device, model, weights, name)?);
+            }
+            WeightUse::Vector(name) => {
+                loaded.vectors.insert(name.to_owned(), load_vector(device, model, name)?);
             }
         }
-        Ok(layer)
     }
-
-    fn load_vector(&mut self, device: &Device, model: &Model, name: &str) -> Result<()> {
-        self.vectors.insert(name.to_string(), load_vector(device, model, name)?);
-        Ok(())
-    }
-
-    pub(super) fn matrix(&self, name: &str) -> &Weight {
-        &self.matrices[name]
-    }
-
-    pub(super) fn vector(&self, name: &str) -> &Buffer {
-        &self.vectors[name]
-    }
+    Ok(loaded)
 }
 
 /// The tensor of that name, or an error that says which is missing.

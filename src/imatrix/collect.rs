@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{Entry, Imatrix};
 use crate::device::{Buffer, Device};
-use crate::forward::tap::Tap;
+use crate::graph::Tap;
 use crate::kernels::column_moments::column_moments;
 
 /// Sums that wait on the device before they are read; bounds their memory.

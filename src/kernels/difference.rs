@@ -3,8 +3,8 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::swiglu::Params;
-use super::{Call, ELEMENTS_PER_GROUP, word};
+use super::glu::Params;
+use super::{Call, ELEMENTS_PER_GROUP};
 use crate::device::{Buffer, Device};
 
 /// `out[i] = a[i] - b[i]` for `len` elements.
@@ -25,7 +25,7 @@ pub fn difference(dev: &Device, a: &Buffer, b: &Buffer, out: &Buffer, len: usize
             weight: None,
             overrides: &[],
             bindings: &[a, b, out],
-            params: bytemuck::bytes_of(&Params { len: word(len)?, pad: [0; 3] }),
+            params: bytemuck::bytes_of(&Params::plain(len)?),
             groups: len.div_ceil(ELEMENTS_PER_GROUP),
             group_cost: (2 * ELEMENTS_PER_GROUP) as f64,
         }),

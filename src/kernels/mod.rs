@@ -10,6 +10,8 @@ pub mod decode;
 pub mod difference;
 pub mod encode;
 pub(crate) mod gemm;
+pub mod glu;
+pub mod glu_backward;
 pub mod gram;
 pub mod kld;
 pub mod matmul;
@@ -21,8 +23,7 @@ pub mod rope;
 pub mod row_dot;
 pub mod row_error;
 pub mod sample_gradient;
-pub mod swiglu;
-pub mod swiglu_backward;
+pub mod sum;
 pub mod weight;
 pub mod weight_difference;
 

@@ -5,8 +5,16 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::{Call, ELEMENTS_PER_GROUP, word};
-pub use crate::arch::graph::RopeStyle;
 use crate::device::{Buffer, Device};
+
+/// How rotary embedding pairs the elements of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Neighbouring elements (2i, 2i+1): llama after the converter's permutation.
+    Norm,
+    /// Elements i and i + rot/2: Qwen, Gemma, Phi.
+    Neox,
+}
 
 /// What is rotated.
 #[derive(Clone, Copy, Debug, PartialEq)]

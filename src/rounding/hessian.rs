@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::drift::{Drift, DriftSums, Moved};
 use crate::device::{Buffer, Device};
 use crate::forward::lanes::{LaneInputs, LaneTap};
-use crate::forward::tap::Tap;
+use crate::graph::Tap;
 use crate::kernels::gram::{Columns, cross_gram, gram};
 use crate::kernels::weight::Weight;
 use crate::quant::GgmlType;

@@ -9,7 +9,7 @@ use super::{Factor, Sensitivities};
 use crate::device::{Buffer, Device};
 use crate::forward::Stream;
 use crate::forward::reverse::reverse_sweep;
-use crate::forward::tap::Tap;
+use crate::graph::Tap;
 use crate::imatrix::Imatrix;
 use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;

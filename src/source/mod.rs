@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::arch::tensor_class::may_quantize;
 use crate::arch::{self, Family, Hparams};
+use crate::graph::Graph;
 use crate::quant::GgmlType;
 pub(crate) use checkpoint::listing;
 pub use container::{Container, Stored};
@@ -72,6 +73,11 @@ impl Model {
         let (hparams, family) =
             open().with_context(|| format!("cannot use the model: `{}`", weights.path.display()))?;
         Ok(Model { weights, hparams, family })
+    }
+
+    /// Layer `il` as operations.
+    pub fn layer(&self, il: usize) -> Graph {
+        self.family.layer(&self.hparams, il, &|name| self.has_tensor(name))
     }
 
     /// Whether the model has a tensor of this name.

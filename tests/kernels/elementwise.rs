@@ -1,11 +1,12 @@
-//! Norms, rope, swiglu and column_moments.
+//! Norms, rope, gated activations, sums and column_moments.
 
 use dq_gpu::kernels::column_moments::column_moments;
+use dq_gpu::kernels::glu::{Activation, glu};
+use dq_gpu::kernels::glu_backward::glu_backward;
 use dq_gpu::kernels::rms_norm::rms_norm;
 use dq_gpu::kernels::rms_norm_backward::rms_norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
-use dq_gpu::kernels::swiglu::swiglu;
-use dq_gpu::kernels::swiglu_backward::swiglu_backward;
+use dq_gpu::kernels::sum::sum;
 
 use crate::common::{Random, assert_close, devices, widen};
 use crate::{differences, inner};
@@ -99,39 +100,64 @@ fn rope_rotates_and_rotates_back() {
     }
 }
 
-fn gated(gate: &[f64], up: &[f64]) -> Vec<f64> {
-    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+fn gated(activation: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
+    let activated = |x: f64| match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    gate.iter().zip(up).map(|(g, u)| activated(*g) * u).collect()
 }
 
 #[test]
-fn swiglu_and_its_derivatives() {
+fn gated_activations_and_their_derivatives() {
     let len = 2500;
     let mut random = Random::new(4);
     let (mut gate, up, dout) = (random.normals(len, 3.0), random.normals(len, 1.0), random.normals(len, 1.0));
-    gate[0] = -200.0;
-    gate[1] = 200.0;
-    gate[2] = 0.0;
+    gate[..5].copy_from_slice(&[-200.0, 200.0, 0.0, -1e30, 1e30]);
     let (gate64, up64, dout64) = (widen(&gate), widen(&up), widen(&dout));
-    // Elementwise: one shifted evaluation differentiates all.
-    let slope = |by_gate: bool| -> Vec<f64> {
-        let step = 1e-5;
-        let moved = |x: &[f64], by: f64| x.iter().map(|x| x + by).collect::<Vec<_>>();
-        let at = |by: f64| match by_gate {
-            true => gated(&moved(&gate64, by), &up64),
-            false => gated(&gate64, &moved(&up64, by)),
+    for activation in Activation::ALL {
+        // Elementwise: one shifted evaluation differentiates all.
+        let slope = |by_gate: bool| -> Vec<f64> {
+            let step = 1e-5;
+            let moved = |x: &[f64], by: f64| x.iter().map(|x| x + by).collect::<Vec<_>>();
+            let at = |by: f64| match by_gate {
+                true => gated(activation, &moved(&gate64, by), &up64),
+                false => gated(activation, &gate64, &moved(&up64, by)),
+            };
+            let differences = at(step).into_iter().zip(at(-step)).zip(&dout64);
+            differences.map(|((a, b), d)| (a - b) / (2.0 * step) * d).collect()
         };
-        at(step).iter().zip(at(-step)).zip(&dout64).map(|((a, b), d)| (a - b) / (2.0 * step) * d).collect()
-    };
+        for dev in devices() {
+            let upload = |name, values: &[f32]| dev.upload(name, values).unwrap();
+            let (gb, ub, db) = (upload("gate", &gate), upload("up", &up), upload("dout", &dout));
+            let [out, dgate, dup] = ["out", "dgate", "dup"].map(|name| dev.alloc(name, len * 4).unwrap());
+            glu(&dev, activation, &gb, &ub, &out, len).unwrap();
+            glu_backward(&dev, activation, [&gb, &ub, &db], [&dgate, &dup], len).unwrap();
+            // where gates are so large, sums over all would see nothing else, and differences of f64 nothing at all
+            let close = |what: &str, found: &dq_gpu::device::Buffer, want: &[f64], bound| {
+                let found = dev.read::<f32>(found).unwrap();
+                assert!(found.iter().all(|value| value.is_finite()));
+                assert_close(&format!("{what} of {activation:?} on {}", dev.name()), &found[5..], &want[5..], bound);
+            };
+            close("value", &out, &gated(activation, &gate64, &up64), 1e-12);
+            close("dgate", &dgate, &slope(true), 1e-10);
+            close("dup", &dup, &slope(false), 1e-10);
+        }
+    }
+}
+
+#[test]
+fn sums_are_elementwise() {
+    let (a, b) = (Random::new(6).normals(3001, 1.0), Random::new(7).normals(3001, 1.0));
+    let want: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
     for dev in devices() {
-        let upload = |name, values: &[f32]| dev.upload(name, values).unwrap();
-        let (gb, ub, db) = (upload("gate", &gate), upload("up", &up), upload("dout", &dout));
-        let out = dev.alloc("out", len * 4).unwrap();
-        swiglu(&dev, &gb, &ub, &out, len).unwrap();
-        assert_close(&format!("swiglu on {}", dev.name()), &dev.read(&out).unwrap(), &gated(&gate64, &up64), 1e-12);
-        let (dgate, dup) = (dev.alloc("dgate", len * 4).unwrap(), dev.alloc("dup", len * 4).unwrap());
-        swiglu_backward(&dev, &gb, &ub, &db, &dgate, &dup, len).unwrap();
-        assert_close(&format!("dgate on {}", dev.name()), &dev.read(&dgate).unwrap(), &slope(true), 1e-11);
-        assert_close(&format!("dup on {}", dev.name()), &dev.read(&dup).unwrap(), &slope(false), 1e-11);
+        let (ab, bb, out) =
+            (dev.upload("a", &a).unwrap(), dev.upload("b", &b).unwrap(), dev.alloc("out", 3001 * 4).unwrap());
+        sum(&dev, &ab, &bb, &out, 3001).unwrap();
+        assert_eq!(dev.read::<f32>(&out).unwrap(), want, "on {}", dev.name());
     }
 }
 

@@ -17,7 +17,7 @@ const FAINT: f32 = 0.25;
 
 /// The rows of a norm's input: `groups` of `width` for each of `tokens`, which are texts of `seq_len`.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub struct Rows {
     pub tokens: usize,
     pub seq_len: usize,
     pub groups: usize,
@@ -26,7 +26,7 @@ pub(super) struct Rows {
 
 /// Which tokens come out of a norm with (nearly) nothing, because its epsilon is far above their mean square: what reads them sees
 /// inputs that vanish.
-pub(super) fn faint_tokens(device: &Device, x: &Buffer, rows: Rows, eps: f32) -> Result<Vec<bool>> {
+pub fn faint_tokens(device: &Device, x: &Buffer, rows: Rows, eps: f32) -> Result<Vec<bool>> {
     let out: Vec<f32> = mean_squares(device, x, rows)?.iter().map(|square| square / (square + eps)).collect();
     let texts = out.chunks(rows.seq_len);
     Ok(texts.flat_map(|text| below(text, FAINT * typical(text.iter().copied()))).collect())
@@ -34,7 +34,7 @@ pub(super) fn faint_tokens(device: &Device, x: &Buffer, rows: Rows, eps: f32) ->
 
 /// The input to take on the way back in place of x: vanishing rows have the typical size, in their own direction. None where no
 /// row vanishes. With `faint`, only rows of these tokens can.
-pub(super) fn lifted(device: &Device, x: &Buffer, rows: Rows, faint: Option<&[bool]>) -> Result<Option<Buffer>> {
+pub fn lifted(device: &Device, x: &Buffer, rows: Rows, faint: Option<&[bool]>) -> Result<Option<Buffer>> {
     if faint.is_some_and(|faint| !faint.contains(&true)) {
         return Ok(None);
     }

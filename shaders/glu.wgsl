@@ -1,8 +1,8 @@
-// out = silu(gate) * up; four elements per invocation.
+// out = activation(gate) * up; four elements per invocation.
 #import grid
-#import sigmoid
+#import activation
 
-struct Params { grid: Grid, len: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Params { grid: Grid, len: u32, activation: u32, pad0: u32, pad1: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;
 @group(0) @binding(2) var<storage, read> up: array<f32>;
@@ -17,7 +17,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < 4u; i++) {
         let index = group * 1024u + i * 256u + local;
         if index < params.len {
-            out[index] = gate[index] * sigmoid(gate[index]) * up[index];
+            out[index] = gate[index] * activation_gate(params.activation, gate[index]).x * up[index];
         }
     }
 }

@@ -1,8 +1,8 @@
-// The gradients of silu(gate) * up; four elements per invocation.
+// The gradients of activation(gate) * up; four elements per invocation.
 #import grid
-#import sigmoid
+#import activation
 
-struct Params { grid: Grid, len: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Params { grid: Grid, len: u32, activation: u32, pad0: u32, pad1: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;
 @group(0) @binding(2) var<storage, read> up: array<f32>;
@@ -19,9 +19,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < 4u; i++) {
         let index = group * 1024u + i * 256u + local;
         if index < params.len {
-            let s = sigmoid(gate[index]);
-            dgate[index] = dout[index] * up[index] * s * (1.0 + gate[index] * (1.0 - s));
-            dup[index] = dout[index] * gate[index] * s;
+            let s = activation_gate(params.activation, gate[index]);
+            dgate[index] = dout[index] * up[index] * s.x * (1.0 + gate[index] * s.y * (1.0 - s.x));
+            dup[index] = dout[index] * gate[index] * s.x;
         }
     }
 }

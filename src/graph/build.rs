@@ -1,0 +1,121 @@
+//! Composing a layer.
+
+use super::ops::{Add, Attend, Attention, Gated, Linear, Norm, Rope, Rotate};
+use super::{Graph, Operation, Value};
+use crate::kernels::glu::Activation;
+
+/// Adds operations one after the other. Every method returns the value that its operation writes.
+pub struct Builder<'a> {
+    ops: Vec<Box<dyn Operation>>,
+    widths: Vec<usize>,
+    /// The residual stream: what came in, and every sum with it.
+    stream: Vec<Value>,
+    /// What the last norm of the residual stream has read.
+    normed: Option<Value>,
+    rms_eps: f32,
+    has_tensor: &'a dyn Fn(&str) -> bool,
+    prefix: String,
+}
+
+impl<'a> Builder<'a> {
+    /// Layer `il`, whose residual stream has `width` columns. Biases are used where `has_tensor` finds them.
+    pub fn new(il: usize, width: usize, rms_eps: f32, has_tensor: &'a dyn Fn(&str) -> bool) -> Self {
+        Builder {
+            ops: Vec::new(),
+            widths: vec![width],
+            stream: vec![Value::INPUT],
+            normed: None,
+            rms_eps,
+            has_tensor,
+            prefix: format!("blk.{il}."),
+        }
+    }
+
+    /// The layer, which ends in `output`.
+    pub fn finish(self, output: Value) -> Graph {
+        Graph { ops: self.ops, widths: self.widths, output }
+    }
+
+    fn width(&self, value: Value) -> usize {
+        self.widths[value.0]
+    }
+
+    fn weight(&self, stem: &str) -> String {
+        format!("{}{stem}.weight", self.prefix)
+    }
+
+    fn value(&mut self, width: usize) -> Value {
+        self.widths.push(width);
+        Value(self.widths.len() - 1)
+    }
+
+    fn push(&mut self, op: impl Operation + 'static) -> Value {
+        let dst = op.writes();
+        self.ops.push(Box::new(op));
+        dst
+    }
+
+    /// A norm over whole rows.
+    pub fn norm(&mut self, src: Value, stem: &str) -> Value {
+        let width = self.width(src);
+        self.norm_of_groups(src, stem, width)
+    }
+
+    /// A norm over each `width` columns, such as those of a head.
+    pub fn norm_of_groups(&mut self, src: Value, stem: &str, width: usize) -> Value {
+        let is_stream = self.stream.contains(&src);
+        if is_stream {
+            self.normed = Some(src);
+        }
+        let behind = self.normed.filter(|_| !is_stream);
+        let (weight, row) = (self.weight(stem), self.width(src));
+        let dst = self.value(row);
+        self.push(Norm { src, dst, weight, row, width, eps: self.rms_eps, is_stream, behind })
+    }
+
+    fn product(&mut self, src: Value, stem: &str, rows: usize, add: Option<Value>) -> Value {
+        let bias = Some(format!("{}{stem}.bias", self.prefix)).filter(|bias| (self.has_tensor)(bias));
+        let weight = self.weight(stem);
+        let dst = self.value(rows);
+        self.push(Linear { src, dst, weight, bias, add })
+    }
+
+    /// src W^T, and the bias if there is one: `rows` columns.
+    pub fn linear(&mut self, src: Value, stem: &str, rows: usize) -> Value {
+        self.product(src, stem, rows, None)
+    }
+
+    /// The same added to `residual`.
+    pub fn linear_onto(&mut self, residual: Value, src: Value, stem: &str) -> Value {
+        let sum = self.product(src, stem, self.width(residual), Some(residual));
+        self.stream.extend(self.stream.contains(&residual).then_some(sum));
+        sum
+    }
+
+    /// residual + value.
+    pub fn add(&mut self, residual: Value, value: Value) -> Value {
+        let dst = self.value(self.width(residual));
+        self.stream.extend(self.stream.contains(&residual).then_some(dst));
+        let width = self.width(dst);
+        self.push(Add { a: residual, b: value, dst, width })
+    }
+
+    /// Rotates every head.
+    pub fn rope(&mut self, src: Value, rotate: Rotate) -> Value {
+        let dst = self.value(self.width(src));
+        self.push(Rope { src, dst, rotate })
+    }
+
+    /// Causal grouped-query attention.
+    pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend) -> Value {
+        let dst = self.value(self.width(q));
+        self.push(Attention { q, k, v, dst, attend })
+    }
+
+    /// activation(gate) * up.
+    pub fn gated(&mut self, gate: Value, up: Value, activation: Activation) -> Value {
+        let width = self.width(gate);
+        let dst = self.value(width);
+        self.push(Gated { gate, up, dst, width, activation })
+    }
+}

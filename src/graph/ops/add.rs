@@ -1,0 +1,52 @@
+//! dst = a + b.
+
+use anyhow::Result;
+
+use crate::graph::back::Backward;
+use crate::graph::run::Forward;
+use crate::graph::{Operation, Value, WeightUse};
+use crate::kernels::sum::sum;
+
+#[derive(Clone, Debug)]
+pub struct Add {
+    pub a: Value,
+    pub b: Value,
+    pub dst: Value,
+    pub width: usize,
+}
+
+impl Operation for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn reads(&self) -> Vec<Value> {
+        vec![self.a, self.b]
+    }
+
+    fn writes(&self) -> Value {
+        self.dst
+    }
+
+    fn keeps(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn weights(&self) -> Vec<WeightUse<'_>> {
+        Vec::new()
+    }
+
+    fn forward(&self, pass: &mut Forward) -> Result<()> {
+        let out = pass.put(self.dst)?;
+        sum(pass.batch.device, pass.get(self.a), pass.get(self.b), &out, pass.batch.tokens() * self.width)
+    }
+
+    fn backward(&self, pass: &mut Backward) -> Result<()> {
+        let Some(dy) = pass.take(self.dst) else { return Ok(()) };
+        // each is added to by others, so each has its own
+        let copy = pass.room(self.b)?;
+        pass.batch.device.copy(&dy, 0, &copy, 0, pass.batch.tokens() * self.width * size_of::<f32>())?;
+        pass.give(self.b, copy)?;
+        pass.give(self.a, dy)
+    }
+}

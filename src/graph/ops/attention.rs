@@ -1,0 +1,79 @@
+//! Causal grouped-query attention.
+
+use anyhow::Result;
+
+use crate::graph::back::Backward;
+use crate::graph::run::{Batch, Forward};
+use crate::graph::{Operation, Value, WeightUse};
+use crate::kernels::attention::{AttentionParams, attention};
+use crate::kernels::attention_backward::attention_backward;
+
+/// The shape of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attend {
+    pub heads: usize,
+    /// Divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of a head of queries, keys and values.
+    pub head_dim: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Tokens that each sees, itself included, where it does not see all before it.
+    pub window: Option<usize>,
+}
+
+impl Attend {
+    fn params(&self, batch: &Batch) -> AttentionParams {
+        let Attend { heads, kv_heads, head_dim, scale, window } = *self;
+        let (sequences, seq_len) = (batch.sequences, batch.seq_len);
+        AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, scale, window }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Attention {
+    pub q: Value,
+    pub k: Value,
+    pub v: Value,
+    pub dst: Value,
+    pub attend: Attend,
+}
+
+impl Operation for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn reads(&self) -> Vec<Value> {
+        vec![self.q, self.k, self.v]
+    }
+
+    fn writes(&self) -> Value {
+        self.dst
+    }
+
+    fn keeps(&self) -> Vec<Value> {
+        self.reads()
+    }
+
+    fn weights(&self) -> Vec<WeightUse<'_>> {
+        Vec::new()
+    }
+
+    fn forward(&self, pass: &mut Forward) -> Result<()> {
+        let out = pass.put(self.dst)?;
+        let (q, k, v) = (pass.get(self.q), pass.get(self.k), pass.get(self.v));
+        attention(pass.batch.device, q, k, v, &out, self.attend.params(&pass.batch))
+    }
+
+    fn backward(&self, pass: &mut Backward) -> Result<()> {
+        let Some(dy) = pass.take(self.dst) else { return Ok(()) };
+        let (dq, dk, dv) = (pass.room(self.q)?, pass.room(self.k)?, pass.room(self.v)?);
+        let (q, k, v) = (pass.get(self.q), pass.get(self.k), pass.get(self.v));
+        let params = self.attend.params(&pass.batch);
+        attention_backward(pass.batch.device, q, k, v, &dy, &dq, &dk, &dv, params)?;
+        pass.give(self.q, dq)?;
+        pass.give(self.k, dk)?;
+        pass.give(self.v, dv)
+    }
+}

@@ -1,0 +1,92 @@
+//! dst = src / rms(src) * weight, over groups of columns: all of a row, or those of a head.
+
+use anyhow::Result;
+
+use crate::device::Buffer;
+use crate::graph::back::Backward;
+use crate::graph::run::Forward;
+use crate::graph::vanishing::{Rows, faint_tokens, lifted};
+use crate::graph::{Operation, Value, WeightUse};
+use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rms_norm_backward::rms_norm_backward;
+
+#[derive(Clone, Debug)]
+pub struct Norm {
+    pub src: Value,
+    pub dst: Value,
+    pub weight: String,
+    /// Columns in all.
+    pub row: usize,
+    /// Columns of a group.
+    pub width: usize,
+    pub eps: f32,
+    /// Whether it reads the residual stream itself.
+    pub is_stream: bool,
+    /// Otherwise, what the norm of the residual stream before it has read.
+    pub behind: Option<Value>,
+}
+
+impl Norm {
+    fn groups(&self) -> usize {
+        self.row / self.width
+    }
+
+    /// What to take in place of the input, where that vanishes.
+    fn lifted_input(&self, pass: &Backward) -> Result<Option<Buffer>> {
+        let (device, x) = (pass.batch.device, pass.get(self.src));
+        let (tokens, seq_len) = (pass.batch.tokens(), pass.batch.seq_len);
+        let rows = Rows { tokens, seq_len, groups: self.groups(), width: self.width };
+        match self.behind {
+            // behind it is the embedding, of which every row is judged by its own gradient and size
+            _ if self.is_stream && self.src == Value::INPUT && pass.is_first_layer => Ok(None),
+            _ if self.is_stream => lifted(device, x, rows, None),
+            // heads differ in size, so that a small one need not vanish
+            Some(stream) => {
+                let read = pass.get(stream);
+                let width = read.bytes() / size_of::<f32>() / tokens;
+                let faint = faint_tokens(device, read, Rows { tokens, seq_len, groups: 1, width }, self.eps)?;
+                lifted(device, x, rows, Some(&faint))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+impl Operation for Norm {
+    fn name(&self) -> &'static str {
+        "norm"
+    }
+
+    fn reads(&self) -> Vec<Value> {
+        vec![self.src]
+    }
+
+    fn writes(&self) -> Value {
+        self.dst
+    }
+
+    fn keeps(&self) -> Vec<Value> {
+        [self.src].into_iter().chain(self.behind).collect()
+    }
+
+    fn weights(&self) -> Vec<WeightUse<'_>> {
+        vec![WeightUse::Vector(&self.weight)]
+    }
+
+    fn forward(&self, pass: &mut Forward) -> Result<()> {
+        let out = pass.put(self.dst)?;
+        let rows = pass.batch.tokens() * self.groups();
+        let weight = pass.weights.vector(&self.weight);
+        rms_norm(pass.batch.device, pass.get(self.src), weight, &out, rows, self.width, self.eps)
+    }
+
+    fn backward(&self, pass: &mut Backward) -> Result<()> {
+        let Some(dy) = pass.take(self.dst) else { return Ok(()) };
+        let rows = pass.batch.tokens() * self.groups();
+        let (dx, accumulate) = pass.target(self.src)?;
+        let lifted = self.lifted_input(pass)?;
+        let input = lifted.as_ref().unwrap_or(pass.get(self.src));
+        let weight = pass.weights.vector(&self.weight);
+        rms_norm_backward(pass.batch.device, input, weight, &dy, &dx, rows, self.width, self.eps, accumulate)
+    }
+}

@@ -1,0 +1,141 @@
+//! The way forward through one layer, for one batch.
+
+use anyhow::Result;
+
+use super::arena::Arena;
+use super::tap::Tap;
+use super::weights::LayerWeights;
+use super::{Graph, Value};
+use crate::device::{Buffer, Device};
+
+/// What every operation of a batch needs to know.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    pub device: &'a Device,
+    pub arena: &'a Arena,
+    /// cos and sin, `[seq_len, rotated elements / 2, 2]` each.
+    pub rope_tables: &'a [Buffer],
+    /// Each its own, from position 0.
+    pub sequences: usize,
+    pub seq_len: usize,
+}
+
+impl Batch<'_> {
+    pub fn tokens(&self) -> usize {
+        self.sequences * self.seq_len
+    }
+}
+
+/// Which values stay as they were written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Those that are still to be read.
+    Unread,
+    /// Those too that the way back needs or a tap was shown.
+    All,
+}
+
+/// The values of one layer of one batch.
+pub struct Values(Vec<Option<Buffer>>);
+
+impl Values {
+    /// # Panics
+    /// If it was not written: a graph writes every value before it reads it.
+    pub fn get(&self, value: Value) -> &Buffer {
+        self.0[value.0].as_ref().expect("a value is written before it is read")
+    }
+}
+
+/// One operation on its way forward.
+pub struct Forward<'a> {
+    pub batch: Batch<'a>,
+    pub weights: &'a LayerWeights,
+    graph: &'a Graph,
+    index: usize,
+    keep: Keep,
+    values: &'a mut Values,
+}
+
+impl Forward<'_> {
+    pub fn get(&self, value: Value) -> &Buffer {
+        self.values.get(value)
+    }
+
+    /// Room for `value`, whose content is undefined.
+    pub fn put(&mut self, value: Value) -> Result<Buffer> {
+        let buffer = self.batch.arena.take(self.batch.tokens(), self.graph.widths[value.0])?;
+        self.values.0[value.0] = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Room for `dst` that holds `src`: the same room where no one wants `src` any more.
+    pub fn put_over(&mut self, src: Value, dst: Value) -> Result<Buffer> {
+        let from = self.get(src).clone();
+        let is_wanted = self.graph.is_read_after(self.index, src) || self.keep == Keep::All && self.graph.is_kept(src);
+        if is_wanted {
+            let buffer = self.put(dst)?;
+            let bytes = self.batch.tokens() * self.graph.widths[src.0] * size_of::<f32>();
+            self.batch.device.copy(&from, 0, &buffer, 0, bytes)?;
+            return Ok(buffer);
+        }
+        self.values.0[dst.0] = Some(from.clone());
+        Ok(from)
+    }
+}
+
+impl Graph {
+    /// Runs all operations on `input`.
+    pub fn run(
+        &self,
+        batch: Batch,
+        weights: &LayerWeights,
+        input: Buffer,
+        keep: Keep,
+        tap: &mut dyn Tap,
+    ) -> Result<Values> {
+        self.run_first(self.ops.len(), batch, weights, input, keep, tap)
+    }
+
+    /// Shows `tap` what it sees when the layer runs on `input`, and leaves out a product that ends it, which no one reads. Nothing
+    /// that was shown is written to again.
+    pub fn show(&self, batch: Batch, weights: &LayerWeights, input: Buffer, tap: &mut dyn Tap) -> Result<()> {
+        let last = self.ops.len() - 1;
+        let ends_in_product = self.ops[last].product().is_some();
+        let count = if ends_in_product { last } else { self.ops.len() };
+        let values = self.run_first(count, batch, weights, input, Keep::All, tap)?;
+        if ends_in_product { self.show_product(last, batch, &values, tap) } else { Ok(()) }
+    }
+
+    fn run_first(
+        &self,
+        count: usize,
+        batch: Batch,
+        weights: &LayerWeights,
+        input: Buffer,
+        keep: Keep,
+        tap: &mut dyn Tap,
+    ) -> Result<Values> {
+        let mut values = Values(vec![None; self.widths.len()]);
+        values.0[Value::INPUT.0] = Some(input);
+        for (index, op) in self.ops[..count].iter().enumerate() {
+            self.show_product(index, batch, &values, tap)?;
+            op.forward(&mut Forward { batch, weights, graph: self, index, keep, values: &mut values })?;
+        }
+        Ok(values)
+    }
+
+    /// Shows the input of a product, if it is the first that reads it, and what its output is added to.
+    fn show_product(&self, index: usize, batch: Batch, values: &Values, tap: &mut dyn Tap) -> Result<()> {
+        let Some(product) = self.ops[index].product() else { return Ok(()) };
+        if let Some(residual) = product.residual {
+            tap.residual(values.get(residual))?;
+        }
+        match self.sharing_input(index) {
+            Some(sharing) => {
+                let (x, width) = (values.get(product.src), self.widths[product.src.0]);
+                tap.linear_input(&sharing, x, batch.tokens(), width)
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! out = activation(gate) * up.
+
+use anyhow::Result;
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+use super::{Call, ELEMENTS_PER_GROUP, word};
+use crate::device::{Buffer, Device};
+
+/// What a gate goes through: x times the sigmoid of some a(x).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// a = x: Llama, Qwen, Mistral.
+    Silu,
+    /// a = sqrt(8 / pi) (x + 0.044715 x^3), the approximation with tanh: Gemma.
+    GeluTanh,
+}
+
+impl Activation {
+    pub const ALL: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+
+    /// sigmoid(a(x)) and a'(x).
+    pub(super) fn gate(self, x: f32) -> (f32, f32) {
+        match self {
+            Activation::Silu => (sigmoid(x), 1.0),
+            Activation::GeluTanh => {
+                // beyond, the sigmoid is 0 or 1, and a cube might be no number
+                let bounded = x.clamp(-100.0, 100.0);
+                let square = bounded * bounded;
+                let inner = GELU_SCALE * bounded * (1.0 + GELU_CUBE * square);
+                (sigmoid(inner), GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * square))
+            }
+        }
+    }
+
+    pub(super) fn word(self) -> u32 {
+        match self {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        }
+    }
+}
+
+/// sqrt(8 / pi)
+const GELU_SCALE: f32 = 1.595_769_2;
+const GELU_CUBE: f32 = 0.044_715;
+
+/// Of an elementwise kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct Params {
+    pub(super) len: u32,
+    /// See [`Activation`].
+    pub(super) activation: u32,
+    pub(super) pad: [u32; 2],
+}
+
+impl Params {
+    pub(super) fn plain(len: usize) -> Result<Params> {
+        Ok(Params { len: word(len)?, activation: 0, pad: [0; 2] })
+    }
+}
+
+/// `out[i] = activation(gate[i]) * up[i]` for `len` elements.
+///
+/// # Errors
+/// If a buffer is too small, or on a GPU larger than a binding.
+pub fn glu(dev: &Device, activation: Activation, gate: &Buffer, up: &Buffer, out: &Buffer, len: usize) -> Result<()> {
+    for (role, buffer) in [("gate of glu", gate), ("up of glu", up), ("out of glu", out)] {
+        buffer.expect_words(role, len)?;
+    }
+    match dev {
+        Device::Cpu(_) => {
+            twin(activation, &gate.view::<f32>()?[..len], &up.view()?, &mut out.view_mut()?);
+            Ok(())
+        }
+        Device::Gpu(gpu) => gpu.run(&Call {
+            shader: "glu",
+            weight: None,
+            overrides: &[],
+            bindings: &[gate, up, out],
+            params: bytemuck::bytes_of(&Params { activation: activation.word(), ..Params::plain(len)? }),
+            groups: len.div_ceil(ELEMENTS_PER_GROUP),
+            group_cost: (32 * ELEMENTS_PER_GROUP) as f64,
+        }),
+    }
+}
+
+fn twin(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let all = out.par_iter_mut().zip(gate).zip(up).with_min_len(4096);
+    all.for_each(|((out, gate), up)| *out = gate * activation.gate(*gate).0 * up);
+}
+
+/// 1 / (1 + exp(-x)), without ever making an infinity: shaders may not have them.
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).min(80.0).exp())
+}
