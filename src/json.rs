@@ -8,12 +8,24 @@ use serde_json::Value;
 ///
 /// A byte order mark is skipped, NaN and infinities are null, halves of surrogate pairs are U+FFFD.
 pub fn parse(text: &str) -> serde_json::Result<Value> {
+    parse_with(text, NULL)
+}
+
+/// [`parse`] for settings: NaN and infinities are the string `not a finite number`, so that whoever wants a number there says so
+/// instead of taking it for missing.
+pub fn parse_settings(text: &str) -> serde_json::Result<Value> {
+    parse_with(text, "\"not a finite number\"")
+}
+
+fn parse_with(text: &str, not_finite: &str) -> serde_json::Result<Value> {
     let text = without_mark(text);
-    serde_json::from_str(text).or_else(|error| match repaired(text) {
+    serde_json::from_str(text).or_else(|error| match repaired(text, not_finite) {
         Cow::Owned(text) => serde_json::from_str(&text),
         Cow::Borrowed(_) => Err(error),
     })
 }
+
+const NULL: &str = "null";
 
 /// [`parse`] of a file's bytes.
 pub fn parse_bytes(bytes: &[u8]) -> serde_json::Result<Value> {
@@ -28,7 +40,7 @@ pub fn parse_bytes(bytes: &[u8]) -> serde_json::Result<Value> {
 pub fn parse_stream(text: &str) -> serde_json::Result<Vec<Value>> {
     let text = without_mark(text);
     let read = |text: &str| serde_json::Deserializer::from_str(text).into_iter().collect::<serde_json::Result<_>>();
-    read(text).or_else(|error| match repaired(text) {
+    read(text).or_else(|error| match repaired(text, NULL) {
         Cow::Owned(text) => read(&text),
         Cow::Borrowed(_) => Err(error),
     })
@@ -39,8 +51,8 @@ pub fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// The text with what Python writes as JSON would have it.
-fn repaired(text: &str) -> Cow<'_, str> {
+/// The text with what Python writes as JSON would have it, and `not_finite` for numbers that are not.
+fn repaired<'a>(text: &'a str, not_finite: &str) -> Cow<'a, str> {
     let bytes = text.as_bytes();
     let mut out = String::new();
     let mut copied = 0;
@@ -68,7 +80,7 @@ fn repaired(text: &str) -> Cow<'_, str> {
             _ => ["NaN", "-Infinity", "Infinity"]
                 .into_iter()
                 .find(|word| rest.starts_with(word.as_bytes()))
-                .map(|word| (word.len(), "null")),
+                .map(|word| (word.len(), not_finite)),
         };
         match replaced {
             Some((length, by)) => {
@@ -114,6 +126,7 @@ mod tests {
         let halves = r#"["\ud83d x", "\udc00", "\ud83d\ude00", "\\ud83d", "\ud83d\n"]"#;
         assert_eq!(read(halves), json!(["\u{fffd} x", "\u{fffd}", "😀", "\\ud83d", "\u{fffd}\n"]));
         assert_eq!(parse_bytes(b"\xef\xbb\xbf[NaN]").unwrap(), json!([null]));
+        assert_eq!(parse_settings("{\"a\": -Infinity}").unwrap(), json!({"a": "not a finite number"}));
     }
 
     #[test]

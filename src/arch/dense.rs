@@ -17,37 +17,49 @@ const GLOBAL_NAMES: &[(&str, &str)] = &[
 ];
 
 /// GGUF and Hugging Face names inside `blk.N.` and `model.layers.N.`, without `.weight` or `.bias`.
-const LAYER_NAMES: &[(&str, &str)] = &[
+type Names = &'static [(&'static str, &'static str)];
+
+/// Of the norms, where there is one before each half of a layer.
+pub(super) const NORMED_BEFORE: Names = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
+
+/// Of the norms, where there is one behind each half too.
+pub(super) const NORMED_BEHIND: Names = &[
     ("attn_norm", "input_layernorm"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
+/// Of everything else.
+const LAYER_NAMES: Names = &[
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
 
 /// The GGUF name of a Hugging Face tensor.
-pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
+pub(super) fn gguf_name(hf_name: &str, layout: Layout) -> Option<String> {
     if let Some((gguf, _)) = GLOBAL_NAMES.iter().find(|(_, hf)| *hf == hf_name) {
         return Some((*gguf).to_owned());
     }
     let (layer, stem, suffix) = split(hf_name, "model.layers.")?;
-    let (gguf, _) = LAYER_NAMES.iter().find(|(_, hf)| *hf == stem)?;
+    let (gguf, _) = layout.names.iter().chain(LAYER_NAMES).find(|(_, hf)| *hf == stem)?;
     Some(format!("blk.{layer}.{gguf}.{suffix}"))
 }
 
 /// The Hugging Face name of a GGUF tensor.
-pub(super) fn hf_name(gguf_name: &str) -> Option<String> {
+pub(super) fn hf_name(gguf_name: &str, layout: Layout) -> Option<String> {
     if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == gguf_name) {
         return Some((*hf).to_owned());
     }
     let (layer, stem, suffix) = split(gguf_name, "blk.")?;
-    let (_, hf) = LAYER_NAMES.iter().find(|(gguf, _)| *gguf == stem)?;
+    let (_, hf) = layout.names.iter().chain(LAYER_NAMES).find(|(gguf, _)| *gguf == stem)?;
     Some(format!("model.layers.{layer}.{hf}.{suffix}"))
 }
 
@@ -67,8 +79,14 @@ pub(super) struct Defaults {
 }
 
 /// The keys that llama.cpp's converter writes for every text model (`conversion/base.py`, `set_gguf_parameters`).
-pub(super) fn metadata(architecture: &str, config: &HfConfig, defaults: &Defaults, file_type: u32) -> Result<Metadata> {
-    config.check_activation()?;
+pub(super) fn metadata(
+    architecture: &str,
+    config: &HfConfig,
+    defaults: &Defaults,
+    layout: Layout,
+    file_type: u32,
+) -> Result<Metadata> {
+    config.check_activation(layout.activation)?;
     let mut metadata = Metadata::new();
     let mut set = |key: &str, value: u32| metadata.set(format!("{architecture}.{key}"), value);
     let context = config.size_or("max_position_embeddings", defaults.context)?;
@@ -124,6 +142,11 @@ fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
 pub(super) struct Layout {
     /// Queries and keys have a norm of their own, over each head.
     pub(super) qk_norm: bool,
+    /// Names of the norms over whole rows.
+    pub(super) names: Names,
+    /// Each half of a layer has a norm behind it, before its output is added.
+    pub(super) norms_behind: bool,
+    pub(super) activation: Activation,
 }
 
 /// The tensors of a model, with their shapes.
@@ -140,7 +163,7 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
         tensor("rope_freqs.weight".into(), &[hparams.rope.rot as u64 / 2], false),
     ];
     for il in 0..hparams.n_layer {
-        let norms = [("attn_norm", width, true), ("ffn_norm", width, true)];
+        let norms = layout.names.iter().map(|(stem, _)| (*stem, width, true));
         let qk_norms = [("attn_q_norm", head, true), ("attn_k_norm", head, true)];
         let linears = [
             ("attn_q", width, q),
@@ -151,7 +174,7 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
             ("ffn_up", width, ff),
             ("ffn_down", ff, width),
         ];
-        for (stem, len, required) in norms.into_iter().chain(qk_norms.into_iter().filter(|_| layout.qk_norm)) {
+        for (stem, len, required) in norms.chain(qk_norms.into_iter().filter(|_| layout.qk_norm)) {
             tensors.push(tensor(format!("blk.{il}.{stem}.weight"), &[len], required));
         }
         for (stem, cols, rows) in linears {
@@ -166,19 +189,29 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
 pub(super) fn layer(hparams: &Hparams, il: usize, layout: Layout, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
     let mut layer = Builder::new(il, hparams.n_embd, hparams.rms_eps, has_tensor);
     let normed = layer.norm(Value::INPUT, "attn_norm");
-    let mixed = attention(&mut layer, normed, hparams, layout);
-    let hidden = layer.linear_onto(Value::INPUT, mixed, "attn_output");
+    let mixed = attention(&mut layer, il, normed, hparams, layout);
+    let hidden = onto(&mut layer, Value::INPUT, mixed, layout, ["attn_output", "post_attention_norm"]);
     let normed = layer.norm(hidden, "ffn_norm");
     let gate = layer.linear(normed, "ffn_gate", hparams.n_ff);
     let up = layer.linear(normed, "ffn_up", hparams.n_ff);
-    let act = layer.gated(gate, up, Activation::Silu);
-    let output = layer.linear_onto(hidden, act, "ffn_down");
+    let act = layer.gated(gate, up, layout.activation);
+    let output = onto(&mut layer, hidden, act, layout, ["ffn_down", "post_ffw_norm"]);
     layer.finish(output)
 }
 
+/// The end of one half of a layer.
+fn onto(layer: &mut Builder, residual: Value, src: Value, layout: Layout, [matrix, norm]: [&str; 2]) -> Value {
+    if !layout.norms_behind {
+        return layer.linear_onto(residual, src, matrix);
+    }
+    let product = layer.linear(src, matrix, layer.width(residual));
+    let normed = layer.norm(product, norm);
+    layer.add(residual, normed)
+}
+
 /// Attention up to its output projection.
-fn attention(layer: &mut Builder, normed: Value, hparams: &Hparams, layout: Layout) -> Value {
-    let Hparams { n_head, n_head_kv, head_dim, window, .. } = *hparams;
+fn attention(layer: &mut Builder, il: usize, normed: Value, hparams: &Hparams, layout: Layout) -> Value {
+    let Hparams { n_head, n_head_kv, head_dim, .. } = *hparams;
     let mut q = layer.linear(normed, "attn_q", hparams.q_width());
     let mut k = layer.linear(normed, "attn_k", hparams.kv_width());
     let v = layer.linear(normed, "attn_v", hparams.kv_width());
@@ -186,9 +219,10 @@ fn attention(layer: &mut Builder, normed: Value, hparams: &Hparams, layout: Layo
         q = layer.norm_of_groups(q, "attn_q_norm", head_dim);
         k = layer.norm_of_groups(k, "attn_k_norm", head_dim);
     }
-    let rotate = |heads| Rotate { heads, head_dim, rot: hparams.rope.rot, style: hparams.rope.style, table: 0 };
+    let table = hparams.rope_table(il);
+    let rotate = |heads| Rotate { heads, head_dim, rot: hparams.rope.rot, style: hparams.rope.style, table };
     let q = layer.rope(q, rotate(n_head));
     let k = layer.rope(k, rotate(n_head_kv));
-    let scale = hparams.attention_scale();
+    let (scale, window) = (hparams.attention_scale, hparams.window(il));
     layer.attention([q, k, v], Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window })
 }

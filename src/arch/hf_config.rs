@@ -6,7 +6,8 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use super::ranges;
-use crate::files;
+use crate::kernels::glu::Activation;
+use crate::{files, json};
 
 /// A parsed config.json. A key whose value is null counts as missing.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ impl HfConfig {
         let path = folder.join("config.json");
         let Some(text) = files::member_text(&path)? else { return Ok(None) };
         let json =
-            serde_json::from_str(&text).map_err(|error| anyhow!("cannot parse: `{}` ({error})", path.display()))?;
+            json::parse_settings(&text).map_err(|error| anyhow!("cannot parse: `{}` ({error})", path.display()))?;
         HfConfig::new(&path, json).map(Some)
     }
 
@@ -149,12 +150,32 @@ impl HfConfig {
         value.as_bool().map(Some).ok_or_else(|| self.complaint(key, "true or false"))
     }
 
-    /// Fails unless the activation is SiLU, the only one that the dense families know.
-    pub fn check_activation(&self) -> Result<()> {
-        match self.get("hidden_act").map(|name| name.as_str().unwrap_or_default()) {
-            None | Some("silu" | "swish") => Ok(()),
-            Some(other) => bail!("unsupported `hidden_act` `{other}`: `{}`", self.path.display()),
+    /// Fails unless the activation is the family's.
+    pub fn check_activation(&self, family: Activation) -> Result<()> {
+        let (key, known): (_, &[&str]) = match family {
+            Activation::Silu => ("hidden_act", &["silu", "swish"]),
+            Activation::GeluTanh => ("hidden_activation", &["gelu_pytorch_tanh"]),
+        };
+        match self.get(key).map(|name| name.as_str().unwrap_or_default()) {
+            Some(other) if !known.contains(&other) => {
+                bail!("unsupported `{key}` `{other}`: `{}`", self.path.display())
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// The base of the rotary frequencies, if it is given.
+    pub fn rope_theta(&self) -> Result<Option<f64>> {
+        let settings = Settings { config: self, map: self.rope_settings() };
+        settings.number("rope_theta")?.map_or_else(|| self.f64("rope_theta"), |theta| Ok(Some(theta)))
+    }
+
+    /// The same of layers with a window, where they have their own.
+    pub fn local_rope_theta(&self) -> Result<Option<f64>> {
+        let nested = self.get("rope_parameters").and_then(|settings| settings.get("sliding_attention"));
+        let settings = Settings { config: self, map: nested.and_then(Value::as_object) };
+        let local = || self.f64("rope_local_base_freq");
+        settings.number("rope_theta")?.map_or_else(local, |theta| Ok(Some(theta)))
     }
 
     /// Rotary embedding settings. `context` is `max_position_embeddings`.
@@ -162,8 +183,7 @@ impl HfConfig {
     /// Fails on a scaling that is unknown or lacks a number, and on heads that are rotated in part.
     pub fn rope(&self, context: u32) -> Result<HfRope> {
         let settings = Settings { config: self, map: self.rope_settings() };
-        let theta = settings.number("rope_theta")?.map_or_else(|| self.f64("rope_theta"), |theta| Ok(Some(theta)))?;
-        let theta = theta.unwrap_or(10_000.0);
+        let theta = self.rope_theta()?.unwrap_or(10_000.0);
         let part = settings.number("partial_rotary_factor")?.or(self.f64("partial_rotary_factor")?);
         if part.is_some_and(|part| part != 1.0) {
             bail!("unsupported `partial_rotary_factor`: `{}`", self.path.display());

@@ -26,8 +26,16 @@ pub struct Hparams {
     pub n_ctx_train: usize,
     pub rms_eps: f32,
     pub rope: Rope,
-    /// Tokens that attention sees, itself included, where it does not see all.
+    /// Of layers with a window, where they have their own.
+    pub local_rope: Option<Rope>,
+    /// Tokens that attention sees, itself included, in layers that do not see all.
     pub window: Option<usize>,
+    /// One layer in so many sees all tokens all the same.
+    pub window_pattern: Option<usize>,
+    /// What attention scores are multiplied by.
+    pub attention_scale: f32,
+    /// What rows of the embedding are multiplied by.
+    pub embedding_scale: f32,
 }
 
 impl Hparams {
@@ -41,9 +49,23 @@ impl Hparams {
         self.n_head_kv * self.head_dim
     }
 
-    /// What attention scores are multiplied by.
-    pub fn attention_scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    /// Tokens that attention of layer `il` sees, itself included, where it does not see all.
+    pub fn window(&self, il: usize) -> Option<usize> {
+        self.window.filter(|_| !self.sees_all(il))
+    }
+
+    fn sees_all(&self, il: usize) -> bool {
+        self.window_pattern.is_some_and(|pattern| (il + 1).is_multiple_of(pattern))
+    }
+
+    /// Place of the layer's table among [`Hparams::rope_tables`].
+    pub fn rope_table(&self, il: usize) -> usize {
+        usize::from(self.local_rope.is_some() && self.window(il).is_some())
+    }
+
+    /// How positions become angles: in most layers, and in those with a window where they have their own.
+    pub fn ropes(&self) -> impl Iterator<Item = &Rope> {
+        [&self.rope].into_iter().chain(&self.local_rope)
     }
 
     /// Reads the keys of `architecture`. `n_vocab` is the number of rows of the embedding, if known.
@@ -65,6 +87,8 @@ impl Hparams {
             bail!("{n_head} heads cannot share {n_head_kv} key-value heads: `{architecture}.attention.head_count_kv`");
         }
         let n_ctx_train = keys.size("context_length")?;
+        let rope = keys.rope(style, head_dim, n_ctx_train)?;
+        let has_local = metadata.contains(&keys.name(LOCAL_BASE));
         Ok(Hparams {
             architecture: architecture.to_owned(),
             n_layer: keys.size("block_count")?,
@@ -76,11 +100,17 @@ impl Hparams {
             n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
             n_ctx_train,
             rms_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
-            rope: keys.rope(style, head_dim, n_ctx_train)?,
+            local_rope: has_local.then(|| Ok::<_, anyhow::Error>(rope.local(keys.f32(LOCAL_BASE)?))).transpose()?,
+            rope,
             window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
+            window_pattern: keys.optional_size("attention.sliding_window_pattern")?.filter(|&pattern| pattern > 0),
+            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            embedding_scale: 1.0,
         })
     }
 }
+
+const LOCAL_BASE: &str = "rope.freq_base_swa";
 
 /// The metadata under one architecture's prefix.
 struct Keys<'a> {

@@ -7,13 +7,15 @@ use super::rope::llama3_factors;
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
+use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Llama;
 
 const ARCHITECTURE: &str = "llama";
 const MISTRAL: &str = "MistralForCausalLM";
-const LAYOUT: Layout = Layout { qk_norm: false };
+const LAYOUT: Layout =
+    Layout { qk_norm: false, names: dense::NORMED_BEFORE, norms_behind: false, activation: Activation::Silu };
 
 /// transformers' defaults: `LlamaConfig`, `MistralConfig`.
 fn defaults(config: &HfConfig) -> Result<Defaults> {
@@ -44,7 +46,7 @@ impl Family for Llama {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let defaults = defaults(config)?;
-        let mut metadata = dense::metadata(ARCHITECTURE, config, &defaults, file_type)?;
+        let mut metadata = dense::metadata(ARCHITECTURE, config, &defaults, LAYOUT, file_type)?;
         metadata.set("llama.vocab_size", config.size("vocab_size")?);
         metadata.set("llama.rope.dimension_count", config.size_or("head_dim", defaults.head_dim)?);
         Ok(metadata)
@@ -62,11 +64,11 @@ impl Family for Llama {
     }
 
     fn gguf_name(&self, hf_name: &str) -> Option<String> {
-        dense::gguf_name(hf_name)
+        dense::gguf_name(hf_name, LAYOUT)
     }
 
     fn hf_name(&self, gguf_name: &str) -> Option<String> {
-        dense::hf_name(gguf_name)
+        dense::hf_name(gguf_name, LAYOUT)
     }
 
     fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform {

@@ -3,6 +3,7 @@
 //! A family is a few facts on top of [`dense`]; to add one, write its file and put it into [`FAMILIES`].
 
 mod dense;
+mod gemma3;
 pub mod hf_config;
 pub mod hparams;
 mod llama;
@@ -22,7 +23,7 @@ pub use hf_config::HfConfig;
 pub use hparams::Hparams;
 
 /// Every family that has a forward pass.
-static FAMILIES: &[&dyn Family] = &[&llama::Llama, &qwen3::Qwen3];
+static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen3::Qwen3];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +34,20 @@ pub enum Transform {
     PairRows {
         heads: usize,
     },
+    /// A norm whose weights are kept as their distance from 1.
+    AddOne,
 }
 
 impl Transform {
+    /// Whether rows change their places.
+    pub fn moves_rows(self) -> bool {
+        matches!(self, Transform::PairRows { .. })
+    }
+
     /// The source rows among which are those that become `wanted` of `rows`: whole heads.
     pub fn source_rows(self, wanted: Range<usize>, rows: usize) -> Range<usize> {
         match self {
-            Transform::None => wanted,
+            Transform::None | Transform::AddOne => wanted,
             Transform::PairRows { heads } => {
                 let head_dim = rows / heads;
                 wanted.start / head_dim * head_dim..wanted.end.next_multiple_of(head_dim)
@@ -50,7 +58,7 @@ impl Transform {
     /// The source row that becomes row `row` of `rows`.
     pub fn source_row(self, row: usize, rows: usize) -> usize {
         match self {
-            Transform::None => row,
+            Transform::None | Transform::AddOne => row,
             Transform::PairRows { heads } => {
                 let head_dim = rows / heads;
                 let (head, inside) = (row / head_dim, row % head_dim);

@@ -7,12 +7,14 @@ use super::hf_config::HfScaling;
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
+use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Qwen3;
 
 const ARCHITECTURE: &str = "qwen3";
-const LAYOUT: Layout = Layout { qk_norm: true };
+const LAYOUT: Layout =
+    Layout { qk_norm: true, names: dense::NORMED_BEFORE, norms_behind: false, activation: Activation::Silu };
 
 /// transformers' defaults: `Qwen3Config`.
 fn defaults(config: &HfConfig) -> Result<Defaults> {
@@ -50,15 +52,15 @@ impl Family for Qwen3 {
         if let HfScaling::Llama3 { .. } = config.rope(context)?.scaling {
             bail!("rope scaling `llama3` is not supported for Qwen3: `{}`", config.path().display());
         }
-        dense::metadata(ARCHITECTURE, config, &defaults, file_type)
+        dense::metadata(ARCHITECTURE, config, &defaults, LAYOUT, file_type)
     }
 
     fn gguf_name(&self, hf_name: &str) -> Option<String> {
-        dense::gguf_name(hf_name)
+        dense::gguf_name(hf_name, LAYOUT)
     }
 
     fn hf_name(&self, gguf_name: &str) -> Option<String> {
-        dense::hf_name(gguf_name)
+        dense::hf_name(gguf_name, LAYOUT)
     }
 
     fn transform(&self, _: &Hparams, _: &str) -> Transform {

@@ -34,10 +34,14 @@ const RANGES: &[Range] = &[
     // 0: none
     range("attention.sliding_window", &[], 0.0, U32),
     range("", &["sliding_window"], 1.0, U32),
+    range("attention.sliding_window_pattern", &["sliding_window_pattern", "_sliding_window_pattern"], 1.0, 65_536.0),
+    range("", &["query_pre_attn_scalar"], 1e-6, 1e9),
+    range("", &["attn_logit_softcapping", "final_logit_softcapping"], 1e-6, 1e9),
     range("expert_count", &[], 0.0, U32),
     range("rope.dimension_count", &[], 1.0, 65_536.0),
     // the logarithm of the base divides
     range("rope.freq_base", &["rope_theta"], 1.0 + 1e-6, 1e15),
+    range("rope.freq_base_swa", &["rope_local_base_freq"], 1.0 + 1e-6, 1e15),
     range("rope.scaling.factor", &["factor"], 1e-6, 1e6),
     range("rope.scale_linear", &[], 1e-6, 1e6),
     range("rope.scaling.attn_factor", &[], 1e-6, 1e6),

@@ -46,6 +46,11 @@ pub struct Yarn {
 }
 
 impl Rope {
+    /// The same for layers with a window: of another base, and not stretched.
+    pub fn local(&self, freq_base: f32) -> Rope {
+        Rope { freq_base, scaling: Scaling::None, ..self.clone() }
+    }
+
     /// cos and sin of the angle of every position and pair: `[positions, rot / 2, 2]`.
     ///
     /// `factors` are the values of `rope_freqs.weight`, `rot / 2` of them: each divides the angles of its pair.

@@ -6,8 +6,10 @@ use anyhow::Result;
 
 use super::head::{FinalStates, OutputTiles};
 use super::store::{HiddenStates, SpillFile};
-use super::stream::Stream;
+use super::stream::{Stream, scale};
 use super::weights::WeightSource;
+use crate::arch::Hparams;
+use crate::device::Buffer;
 use crate::graph::run::Keep;
 use crate::graph::vanishing::{Rows, lifted};
 use crate::graph::{NoTap, Tap};
@@ -64,11 +66,24 @@ pub fn reverse_sweep(
     }
     for batch in 0..batches {
         let dx = gradient.take(batch)?;
-        tap.embedding_gradient(&stream.tokens[stream.batch_tokens(batch)], &dx, stream.model.hparams.n_embd)?;
+        let ids = &stream.tokens[stream.batch_tokens(batch)];
+        let dx = row_gradient(stream, dx, ids.len())?;
+        tap.embedding_gradient(ids, &dx, stream.model.hparams.n_embd)?;
     }
     tap.layer_done()?;
     progress.end();
     Ok(())
+}
+
+/// The gradient at rows of the embedding, from that at the states which they become.
+fn row_gradient(stream: &Stream, dx: Buffer, tokens: usize) -> Result<Buffer> {
+    let Hparams { n_embd, embedding_scale, .. } = stream.model.hparams;
+    if embedding_scale == 1.0 {
+        return Ok(dx);
+    }
+    let mut values = stream.device.read_range::<f32>(&dx, 0, tokens * n_embd)?;
+    scale(&mut values, embedding_scale);
+    stream.device.upload("gradient at the embedding", &values)
 }
 
 /// dL/d(normed state) of every position, from labels drawn with `draw`.

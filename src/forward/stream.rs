@@ -58,6 +58,13 @@ fn activation_bytes(model: &Model, layer: usize) -> usize {
     (2 * model.layer(layer).width() + 3 * model.hparams.n_embd) * size_of::<f32>()
 }
 
+/// Most families do not scale.
+pub(super) fn scale(values: &mut [f32], by: f32) {
+    if by != 1.0 {
+        values.iter_mut().for_each(|value| *value *= by);
+    }
+}
+
 /// A model, a device and the tokens that go through: chunks of `seq_len` tokens, each its own sequence from position 0.
 pub struct Stream<'a> {
     pub device: &'a Device,
@@ -97,8 +104,9 @@ impl<'a> Stream<'a> {
         let per_batch = (options.batch_tokens.min(fitting).min(within_memory) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
-        let table = model.hparams.rope.table(seq_len, model.rope_factors()?.as_deref());
-        let rope_tables = vec![device.upload("rope table", &table)?];
+        let factors = model.rope_factors()?;
+        let tables = model.hparams.ropes().map(|rope| rope.table(seq_len, factors.as_deref()));
+        let rope_tables = tables.map(|table| device.upload("rope table", &table)).collect::<Result<_>>()?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_tables, options, batches })
     }
 
@@ -229,6 +237,7 @@ impl<'a> Stream<'a> {
             for (id, row) in ids.iter().zip(states.chunks_exact_mut(table.cols)) {
                 let at = *id as usize * row_bytes;
                 quant::decode(ty, &bytes[at..at + row_bytes], row)?;
+                scale(row, self.model.hparams.embedding_scale);
             }
             hidden.put(batch, self.device.upload("embeddings", &states)?)?;
         }

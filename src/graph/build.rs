@@ -36,7 +36,8 @@ impl<'a> Builder<'a> {
         Graph { ops: self.ops, widths: self.widths, output }
     }
 
-    fn width(&self, value: Value) -> usize {
+    /// Columns of a value.
+    pub fn width(&self, value: Value) -> usize {
         self.widths[value.0]
     }
 

@@ -71,7 +71,10 @@ impl Forward<'_> {
     /// Room for `dst` that holds `src`: the same room where no one wants `src` any more.
     pub fn put_over(&mut self, src: Value, dst: Value) -> Result<Buffer> {
         let from = self.get(src).clone();
-        let is_wanted = self.graph.is_read_after(self.index, src) || self.keep == Keep::All && self.graph.is_kept(src);
+        let reads_twice = self.graph.ops[self.index].reads().iter().filter(|value| **value == src).count() > 1;
+        let is_wanted = reads_twice
+            || self.graph.is_read_after(self.index, src)
+            || self.keep == Keep::All && self.graph.is_kept(src);
         if is_wanted {
             let buffer = self.put(dst)?;
             let bytes = self.batch.tokens() * self.graph.widths[src.0] * size_of::<f32>();

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value as Json;
 
-use crate::files;
+use crate::{files, json};
 
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -152,7 +152,7 @@ fn no_weights(folder: &Path, names: &BTreeSet<String>) -> anyhow::Error {
 
 fn adapter(folder: &Path) -> anyhow::Error {
     let text = files::member_text(&folder.join("adapter_config.json")).ok().flatten().unwrap_or_default();
-    let config: Json = serde_json::from_str(&text).unwrap_or_default();
+    let config: Json = json::parse_settings(&text).unwrap_or_default();
     let base = config.get("base_model_name_or_path").and_then(Json::as_str);
     anyhow!(
         "the folder holds an adapter (LoRA), not a model: merge it into its base model{} first (`merge_and_unload` of peft), and give the merged folder: `{}`",

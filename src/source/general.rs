@@ -14,6 +14,7 @@ use super::naming::{NameParts, size_label, title};
 use crate::arch::HfConfig;
 use crate::files::InputFile;
 use crate::gguf::{Metadata, Value};
+use crate::json;
 
 static HF_URL: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^https?://huggingface.co/([^/]+/[^/]+)$").expect("the pattern is a constant"));
@@ -65,7 +66,7 @@ const SAMPLING: &[(&str, &[&str], Kind)] = &[
 fn sampling(folder: &Path, metadata: &mut Metadata) -> Result<()> {
     let file = InputFile::member(&folder.join("generation_config.json"))?;
     let text = file.and_then(|file| file.text().ok()).unwrap_or_default();
-    let config: Json = serde_json::from_str(&text).unwrap_or_default();
+    let config: Json = json::parse_settings(&text).unwrap_or_default();
     for (key, names, kind) in SAMPLING {
         let found = names.iter().find_map(|name| config.get(name));
         let value = found.and_then(|found| match kind {

@@ -87,6 +87,14 @@ impl Tensor {
     }
 }
 
+/// As llama.cpp's converter has it, which adds in f16 what is kept in f16.
+fn plus_one(value: f32, ty: GgmlType) -> f32 {
+    match ty {
+        GgmlType::F16 => half::f16::from_f32(value + 1.0).to_f32(),
+        _ => value + 1.0,
+    }
+}
+
 /// Rows and columns; a tensor without dimensions is one number.
 fn matrix_shape(dims: &[u64]) -> Result<(usize, usize)> {
     let cols = usize::try_from(dims.first().copied().unwrap_or(1))?;
@@ -148,7 +156,7 @@ impl Weights {
     pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
         match &tensor.origin {
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
-            Origin::Stored(stored) if stored.ty == tensor.ty => {
+            Origin::Stored(stored) if stored.ty == tensor.ty && stored.transform != Transform::AddOne => {
                 Ok(Cow::Owned(self.stored_rows(tensor, stored, 0..tensor.rows)?))
             }
             Origin::Stored(_) => {
@@ -186,13 +194,16 @@ impl Weights {
             Origin::Stored(stored) => (stored.ty, Cow::Owned(self.stored_rows(tensor, stored, rows)?)),
         };
         quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
+        if matches!(&tensor.origin, Origin::Stored(StoredAs { transform: Transform::AddOne, .. })) {
+            values.iter_mut().for_each(|value| *value = plus_one(*value, ty));
+        }
         Ok(values)
     }
 
     /// Rows of a tensor in the type that its container has.
     fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Result<Vec<u8>> {
         // what a transform moves are the rows of a matrix, but the elements of a bias
-        let is_bias = stored.transform != Transform::None && tensor.dims.len() <= 1;
+        let is_bias = stored.transform.moves_rows() && tensor.dims.len() <= 1;
         let (units, unit_len, unit_count) = if is_bias {
             (rows.start * tensor.cols..rows.end * tensor.cols, 1, tensor.cols)
         } else {
@@ -202,7 +213,7 @@ impl Weights {
         let read = |units: &Range<usize>| {
             self.container.read(stored.index, (units.start * unit_bytes) as u64..(units.end * unit_bytes) as u64)
         };
-        if stored.transform == Transform::None {
+        if !stored.transform.moves_rows() {
             return read(&units);
         }
         let span = stored.transform.source_rows(units.clone(), unit_count);

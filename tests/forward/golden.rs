@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 12] = [
+pub const CASES: [&str; 13] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -26,6 +26,7 @@ pub const CASES: [&str; 12] = [
     "llama-rope-llama3",
     "llama-rope-yarn",
     "mistral-window",
+    "gemma3",
 ];
 
 /// `NAME.json` and `NAME.f32`.

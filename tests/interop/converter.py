@@ -48,10 +48,11 @@ def load(path):
 
 
 def fixtures(tree):
-    for model in ["tiny-llama", "tiny-qwen3"]:
+    for folder in ["models/tiny-llama", "models/tiny-qwen3", "tests/fixtures/models/gemma3"]:
+        model = Path(folder).name
         with tempfile.TemporaryDirectory() as work:
             target = Path(work) / "model.gguf"
-            convert(tree, REPO / "models" / model, target)
+            convert(tree, REPO / folder, target)
             keys, tensors = load(target)
         keys = [key for key in keys if not key[0].startswith("tokenizer.")]
         rows = {"keys": keys, "tensors": tensors}

@@ -15,6 +15,7 @@ the sum of -log p(label) over all positions; the labels, drawn from the model's 
 
     make_golden.py                  the logits, from the folders as they are
     make_golden.py --models         the random folders too
+    make_golden.py --only NAME      one case
 
 Needs torch, transformers, safetensors and numpy.
 """
@@ -147,6 +148,32 @@ CASES = {
         notes="F32 weights",
     ),
     "llama-sharded": Case({}, undo={}, shards=3, notes="three safetensors files and their index"),
+    "gemma3": Case(
+        {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 6,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 24,
+            "intermediate_size": 96,
+            "hidden_act": None,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            },
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+            "sliding_window": 16,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "mlp_bias": None,
+            "pretraining_tp": None,
+            "tie_word_embeddings": True,
+        },
+        undo={"sliding_window": 512},
+        notes="norms behind each half, five layers with a window of 16 and one without, two rope tables, GELU, scaled embedding",
+    ),
 }
 
 
@@ -199,8 +226,11 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         if bias:
             tensors[f"{name}.bias"] = random.standard_normal(rows) * 0.3
 
-    def norm(name: str) -> None:
-        tensors[f"{name}.weight"] = random.uniform(0.5, 1.5, hidden)
+    is_gemma = config["model_type"] == "gemma3_text"
+
+    def norm(name: str, width: int = hidden) -> None:
+        # Gemma's are kept as their distance from one
+        tensors[f"{name}.weight"] = random.uniform(0.5, 1.5, width) - is_gemma
 
     tensors["model.embed_tokens.weight"] = random.standard_normal((VOCABULARY, hidden)) * 0.5
     for layer in range(config["num_hidden_layers"]):
@@ -212,6 +242,11 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         linear(f"{at}.self_attn.v_proj", kv_width, hidden, 1.0, attention_bias)
         linear(f"{at}.self_attn.o_proj", hidden, q_width, 1.0, attention_bias)
         norm(f"{at}.post_attention_layernorm")
+        if is_gemma:
+            norm(f"{at}.self_attn.q_norm", head)
+            norm(f"{at}.self_attn.k_norm", head)
+            norm(f"{at}.pre_feedforward_layernorm")
+            norm(f"{at}.post_feedforward_layernorm")
         linear(f"{at}.mlp.gate_proj", ffn, hidden, 1.2, mlp_bias)
         linear(f"{at}.mlp.up_proj", ffn, hidden, 1.2, mlp_bias)
         linear(f"{at}.mlp.down_proj", hidden, ffn, 1.2, mlp_bias)
@@ -397,17 +432,22 @@ def check_visible(name: str, case: Case, folder: Path, tokens: list[list[int]], 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", action="store_true", help="make the random folders again")
+    parser.add_argument("--only", help="one case, and none of the others")
     args = parser.parse_args()
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for name in ("tiny-llama", "tiny-qwen3"):
+        if args.only not in (None, name):
+            continue
         folder = ROOT / "models" / name
         tokens = token_ids(folder, 32)
         write_golden(name, folder, tokens, spread(SAMPLE_COLUMNS, 4096), "the trained sample model")
         write_layers(name, folder, tokens)
     for seed, (name, case) in enumerate(CASES.items(), start=1):
+        if args.only not in (None, name):
+            continue
         folder = MODELS / name
         if args.models:
             write_model(folder, case, seed)

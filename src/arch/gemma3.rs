@@ -1,0 +1,133 @@
+//! Gemma 3, text: norms before and behind both halves of a layer, five layers with a window for each one without.
+
+use anyhow::{Result, bail};
+
+use super::dense::{self, Defaults, Layout};
+use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use crate::gguf::Metadata;
+use crate::graph::Graph;
+use crate::kernels::glu::Activation;
+use crate::kernels::rope::RopeStyle;
+
+pub(super) struct Gemma3;
+
+const ARCHITECTURE: &str = "gemma3";
+const LAYOUT: Layout =
+    Layout { qk_norm: true, names: dense::NORMED_BEHIND, norms_behind: true, activation: Activation::GeluTanh };
+
+/// One layer in so many sees all tokens. llama.cpp's converter writes no key for it.
+const PATTERN: u32 = 6;
+/// The number of layers by which llama.cpp knows the 27 B model, whose attention is scaled in another way.
+const LAYERS_OF_27B: usize = 62;
+
+/// transformers' defaults: `Gemma3TextConfig`.
+const DEFAULTS: Defaults = Defaults { context: 131_072, kv_heads: 4, head_dim: 256 };
+const SCALED_BY: u32 = 256;
+const LOCAL_THETA: f64 = 10_000.0;
+const THETA: f64 = 1_000_000.0;
+
+impl Gemma3 {
+    /// Fails on a config that llama.cpp would run in another way: it has no keys for these.
+    fn check(&self, config: &HfConfig) -> Result<()> {
+        let refuse = |key: &str| -> Result<()> {
+            bail!(
+                "this `{key}` is not supported for Gemma 3, llama.cpp has no key for it: `{}`",
+                config.path().display()
+            )
+        };
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            config.f64(key)?.map_or(Ok(()), |_| refuse(key))?;
+        }
+        if config.bool("use_bidirectional_attention")?.unwrap_or(false) {
+            refuse("use_bidirectional_attention")?;
+        }
+        for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
+            config.u32(key)?.filter(|pattern| *pattern != PATTERN).map_or(Ok(()), |_| refuse(key))?;
+        }
+        let kinds = config.get("layer_types").and_then(|kinds| kinds.as_array()).map_or(&[][..], Vec::as_slice);
+        let is_usual = |(il, kind): (usize, &serde_json::Value)| {
+            let sees_all = (il as u32 + 1).is_multiple_of(PATTERN);
+            kind == if sees_all { "full_attention" } else { "sliding_attention" }
+        };
+        if !kinds.iter().enumerate().all(is_usual) {
+            refuse("layer_types")?;
+        }
+        let (layers, heads) = (config.size("num_hidden_layers")? as usize, config.size("num_attention_heads")?);
+        let scaled_by = match layers {
+            LAYERS_OF_27B => config.size("hidden_size")? / heads,
+            _ => config.size_or("head_dim", DEFAULTS.head_dim)?,
+        };
+        if config.f64("query_pre_attn_scalar")?.unwrap_or(SCALED_BY.into()) != f64::from(scaled_by) {
+            refuse("query_pre_attn_scalar")?;
+        }
+        Ok(())
+    }
+}
+
+impl Family for Gemma3 {
+    fn architecture(&self) -> &'static str {
+        ARCHITECTURE
+    }
+
+    fn hf_architectures(&self) -> &'static [&'static str] {
+        &["Gemma3ForCausalLM"]
+    }
+
+    fn rope_style(&self) -> RopeStyle {
+        RopeStyle::Neox
+    }
+
+    fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
+        self.check(config)?;
+        let mut metadata = Metadata::new();
+        let base = dense::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
+        for (key, value) in base.iter() {
+            // the converter has its base for the layers that see all, and that of the others beside it
+            if key == "gemma3.rope.freq_base" {
+                metadata.set(key, config.rope_theta()?.unwrap_or(THETA) as f32);
+                metadata.set("gemma3.rope.freq_base_swa", config.local_rope_theta()?.unwrap_or(LOCAL_THETA) as f32);
+            } else {
+                metadata.set(key, value.clone());
+            }
+        }
+        metadata.set("gemma3.attention.sliding_window", config.size_or("sliding_window", 4096)?);
+        Ok(metadata)
+    }
+
+    fn gguf_name(&self, hf_name: &str) -> Option<String> {
+        dense::gguf_name(hf_name, LAYOUT)
+    }
+
+    fn hf_name(&self, gguf_name: &str) -> Option<String> {
+        dense::hf_name(gguf_name, LAYOUT)
+    }
+
+    fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
+        if gguf_name.ends_with("norm.weight") { Transform::AddOne } else { Transform::None }
+    }
+
+    fn extra_tensors(&self, _: &HfConfig) -> Result<Vec<Extra>> {
+        Ok(Vec::new())
+    }
+
+    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
+        let mut hparams = Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))?;
+        // llama.cpp's defaults
+        hparams.window_pattern = hparams.window_pattern.or(Some(PATTERN as usize));
+        let local = || hparams.rope.local(LOCAL_THETA as f32);
+        hparams.local_rope = Some(hparams.local_rope.clone().unwrap_or_else(local));
+        hparams.embedding_scale = (hparams.n_embd as f32).sqrt();
+        if hparams.n_layer == LAYERS_OF_27B {
+            hparams.attention_scale = 1.0 / ((hparams.n_embd / hparams.n_head) as f32).sqrt();
+        }
+        Ok(hparams)
+    }
+
+    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
+        dense::expected(hparams, LAYOUT)
+    }
+
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
+        dense::layer(hparams, il, LAYOUT, has_tensor)
+    }
+}
