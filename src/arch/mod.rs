@@ -7,7 +7,7 @@ mod gemma3;
 pub mod hf_config;
 pub mod hparams;
 mod llama;
-mod qwen3;
+mod qwen;
 mod ranges;
 pub mod rope;
 pub mod tensor_class;
@@ -23,7 +23,7 @@ pub use hf_config::HfConfig;
 pub use hparams::Hparams;
 
 /// Every family that has a forward pass.
-static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen3::Qwen3];
+static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen::QWEN2, &qwen::QWEN3];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

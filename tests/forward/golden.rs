@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 13] = [
+pub const CASES: [&str; 14] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -27,6 +27,7 @@ pub const CASES: [&str; 13] = [
     "llama-rope-yarn",
     "mistral-window",
     "gemma3",
+    "qwen2",
 ];
 
 /// `NAME.json` and `NAME.f32`.

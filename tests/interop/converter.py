@@ -48,7 +48,7 @@ def load(path):
 
 
 def fixtures(tree):
-    for folder in ["models/tiny-llama", "models/tiny-qwen3", "tests/fixtures/models/gemma3"]:
+    for folder in ["models/tiny-llama", "models/tiny-qwen3", "tests/fixtures/models/gemma3", "tests/fixtures/models/qwen2"]:
         model = Path(folder).name
         with tempfile.TemporaryDirectory() as work:
             target = Path(work) / "model.gguf"

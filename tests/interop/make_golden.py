@@ -148,6 +148,25 @@ CASES = {
         notes="F32 weights",
     ),
     "llama-sharded": Case({}, undo={}, shards=3, notes="three safetensors files and their index"),
+    "qwen2": Case(
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "num_attention_heads": 6,
+            "hidden_size": 96,
+            "head_dim": None,
+            "intermediate_size": 160,
+            "rms_norm_eps": 1e-6,
+            "use_sliding_window": False,
+            "sliding_window": 32,
+            "max_window_layers": 1,
+            "attention_bias": None,
+            "mlp_bias": None,
+            "pretraining_tp": None,
+        },
+        undo={"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        notes="biases of queries, keys and values only, a sliding window that is not in use, no head size in the config",
+    ),
     "gemma3": Case(
         {
             "architectures": ["Gemma3ForCausalLM"],
@@ -226,7 +245,7 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         if bias:
             tensors[f"{name}.bias"] = random.standard_normal(rows) * 0.3
 
-    is_gemma = config["model_type"] == "gemma3_text"
+    is_gemma, is_qwen2 = (config["model_type"] == name for name in ("gemma3_text", "qwen2"))
 
     def norm(name: str, width: int = hidden) -> None:
         # Gemma's are kept as their distance from one
@@ -235,12 +254,12 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
     tensors["model.embed_tokens.weight"] = random.standard_normal((VOCABULARY, hidden)) * 0.5
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
+        attention_bias, mlp_bias = config.get("attention_bias", is_qwen2), config.get("mlp_bias", False)
         norm(f"{at}.input_layernorm")
         linear(f"{at}.self_attn.q_proj", q_width, hidden, 1.6, attention_bias)
         linear(f"{at}.self_attn.k_proj", kv_width, hidden, 1.6, attention_bias)
         linear(f"{at}.self_attn.v_proj", kv_width, hidden, 1.0, attention_bias)
-        linear(f"{at}.self_attn.o_proj", hidden, q_width, 1.0, attention_bias)
+        linear(f"{at}.self_attn.o_proj", hidden, q_width, 1.0, attention_bias and not is_qwen2)
         norm(f"{at}.post_attention_layernorm")
         if is_gemma:
             norm(f"{at}.self_attn.q_norm", head)

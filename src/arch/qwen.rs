@@ -1,0 +1,108 @@
+//! Qwen2 and 2.5, whose queries, keys and values have biases, and Qwen3, whose queries and keys have a norm of their own; dense.
+
+use anyhow::{Result, bail};
+
+use super::dense::{self, Defaults, Layout};
+use super::hf_config::HfScaling;
+use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use crate::gguf::Metadata;
+use crate::graph::Graph;
+use crate::kernels::glu::Activation;
+use crate::kernels::rope::RopeStyle;
+
+pub(super) struct Qwen {
+    architecture: &'static str,
+    hf_architectures: &'static [&'static str],
+    layout: Layout,
+    /// Elements of a head, where config.json leaves them out; else the hidden size is shared between the heads.
+    head_dim: Option<u32>,
+}
+
+const fn layout(qk_norm: bool) -> Layout {
+    Layout { qk_norm, names: dense::NORMED_BEFORE, norms_behind: false, activation: Activation::Silu }
+}
+
+pub(super) static QWEN2: Qwen =
+    Qwen { architecture: "qwen2", hf_architectures: &["Qwen2ForCausalLM"], layout: layout(false), head_dim: None };
+
+pub(super) static QWEN3: Qwen =
+    Qwen { architecture: "qwen3", hf_architectures: &["Qwen3ForCausalLM"], layout: layout(true), head_dim: Some(128) };
+
+impl Qwen {
+    /// transformers' defaults: `Qwen2Config`, `Qwen3Config`.
+    fn defaults(&self, config: &HfConfig) -> Result<Defaults> {
+        let heads = config.size("num_attention_heads")?;
+        // a key that is null is not absent: it means as many as there are heads
+        let is_null = config.json().get("num_key_value_heads").is_some_and(|value| value.is_null());
+        let head_dim = self.head_dim.map_or_else(|| Ok(config.size("hidden_size")? / heads), anyhow::Ok)?;
+        Ok(Defaults { context: 32_768, kv_heads: if is_null { heads } else { 32 }, head_dim })
+    }
+
+    /// Fails on a config that llama.cpp would run in another way.
+    fn check(&self, config: &HfConfig, context: u32) -> Result<()> {
+        let refuse = |what: &str| -> Result<()> {
+            bail!("{what} is not supported for {}: `{}`", self.architecture, config.path().display())
+        };
+        if config.bool("use_sliding_window")?.unwrap_or(false) && config.get("sliding_window").is_some() {
+            refuse("`use_sliding_window`")?;
+        }
+        if let HfScaling::Llama3 { .. } = config.rope(context)?.scaling {
+            refuse("rope scaling `llama3`")?;
+        }
+        Ok(())
+    }
+}
+
+impl Family for Qwen {
+    fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
+    fn hf_architectures(&self) -> &'static [&'static str] {
+        self.hf_architectures
+    }
+
+    fn rope_style(&self) -> RopeStyle {
+        RopeStyle::Neox
+    }
+
+    fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
+        let defaults = self.defaults(config)?;
+        self.check(config, config.size_or("max_position_embeddings", defaults.context)?)?;
+        let mut metadata = dense::metadata(self.architecture, config, &defaults, self.layout, file_type)?;
+        if self.head_dim.is_none() && config.get("head_dim").is_none() {
+            for key in ["key_length", "value_length"] {
+                metadata.remove(&format!("{}.attention.{key}", self.architecture));
+            }
+        }
+        Ok(metadata)
+    }
+
+    fn gguf_name(&self, hf_name: &str) -> Option<String> {
+        dense::gguf_name(hf_name, self.layout)
+    }
+
+    fn hf_name(&self, gguf_name: &str) -> Option<String> {
+        dense::hf_name(gguf_name, self.layout)
+    }
+
+    fn transform(&self, _: &Hparams, _: &str) -> Transform {
+        Transform::None
+    }
+
+    fn extra_tensors(&self, _: &HfConfig) -> Result<Vec<Extra>> {
+        Ok(Vec::new())
+    }
+
+    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
+        Hparams::read(metadata, self.architecture, self.rope_style(), rows("token_embd.weight"))
+    }
+
+    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
+        dense::expected(hparams, self.layout)
+    }
+
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
+        dense::layer(hparams, il, self.layout, has_tensor)
+    }
+}
