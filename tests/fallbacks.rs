@@ -20,7 +20,10 @@ impl Odd {
     fn new() -> Odd {
         let odd = Odd { folder: tempfile::tempdir().unwrap() };
         let mut command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "--example", "random_model", "--", "--tokenizer"]);
+        // in the profile of the test, in which it is built already
+        command.args(["run", "--quiet", "--example", "random_model"]);
+        command.args((!cfg!(debug_assertions)).then_some("--release"));
+        command.args(["--", "--tokenizer"]);
         command.args(["tests/fixtures/models/llama-tied", "--vocab", "320", "--layers", "2"]);
         command.args(["--hidden", &HIDDEN.to_string(), "--ffn", &FFN.to_string(), &odd.at("model")]);
         assert!(command.status().unwrap().success());

@@ -141,7 +141,9 @@ impl Copy {
     fn of(name: &str) -> Copy {
         let folder = TempDir::new().unwrap();
         for file in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
-            std::fs::copy(sample(name).join(file), folder.path().join(file)).unwrap();
+            if sample(name).join(file).exists() {
+                std::fs::copy(sample(name).join(file), folder.path().join(file)).unwrap();
+            }
         }
         let config = std::fs::read_to_string(sample(name).join("config.json")).unwrap();
         let bytes = std::fs::read(sample(name).join("model.safetensors")).unwrap();
@@ -203,6 +205,63 @@ impl Copy {
         let message = message(self.open());
         assert!(message.contains(&self.path().display().to_string()), "no path in: {message}");
         message
+    }
+}
+
+/// Folders of `Gemma3ForConditionalGeneration`, as transformers 4 and 5 save them.
+#[test]
+fn of_a_multimodal_folder_the_text_part_is_taken() {
+    let plain = Copy::of("gemma3").open().unwrap();
+    let names: [fn(&str) -> String; 2] =
+        [|name| format!("language_model.{name}"), |name| name.replace("model.", "model.language_model.")];
+    for (style, name) in names.iter().enumerate() {
+        let mut copy = Copy::of("gemma3");
+        copy.tensors = copy.tensors.into_iter().map(|(key, tensor)| (name(&key), tensor)).collect();
+        for other in ["vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight"]
+        {
+            copy.tensors.insert(other.to_owned(), (Dtype::BF16, vec![2], vec![0; 4]));
+        }
+        let mut text = copy.config.as_object().unwrap().clone();
+        // transformers' default
+        text.remove("tie_word_embeddings");
+        text.remove("architectures");
+        copy.config = json!({
+            "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vision_config": {"hidden_size": 8},
+            "text_config": text,
+        });
+        let model = copy.open().unwrap();
+        assert_eq!(model.hparams, plain.hparams);
+        let keys = |model: &Model| -> Vec<(String, Value)> {
+            let keys = model.metadata.iter().filter(|(key, _)| !key.starts_with("general."));
+            keys.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(keys(&model), keys(&plain));
+        assert_eq!(model.tensors.len(), plain.tensors.len());
+        for tensor in &plain.tensors {
+            let other = model.require(&tensor.name).unwrap();
+            let same = (other.ty, &other.dims, model.bytes(other).unwrap());
+            assert_eq!(
+                same,
+                (tensor.ty, &tensor.dims, plain.bytes(tensor).unwrap()),
+                "{} in style {style}",
+                tensor.name
+            );
+        }
+    }
+}
+
+/// What llama.cpp would run in another way, for want of a key.
+#[test]
+fn gemma_that_a_gguf_cannot_tell_is_refused() {
+    for (key, value) in [
+        ("sliding_window_pattern", json!(4)),
+        ("layer_types", json!(["full_attention"])),
+        ("query_pre_attn_scalar", json!(100)),
+        ("final_logit_softcapping", json!(30.0)),
+        ("use_bidirectional_attention", json!(true)),
+    ] {
+        let message = Copy::of("gemma3").set(key, value).message();
+        assert!(message.contains(&format!("`{key}`")) && message.contains("Gemma 3"), "{message}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Gemma 3, text: norms before and behind both halves of a layer, five layers with a window for each one without.
 
 use anyhow::{Result, bail};
+use serde_json::{Value, json};
 
 use super::dense::{self, Defaults, Layout};
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
@@ -45,7 +46,7 @@ impl Gemma3 {
             config.u32(key)?.filter(|pattern| *pattern != PATTERN).map_or(Ok(()), |_| refuse(key))?;
         }
         let kinds = config.get("layer_types").and_then(|kinds| kinds.as_array()).map_or(&[][..], Vec::as_slice);
-        let is_usual = |(il, kind): (usize, &serde_json::Value)| {
+        let is_usual = |(il, kind): (usize, &Value)| {
             let sees_all = (il as u32 + 1).is_multiple_of(PATTERN);
             kind == if sees_all { "full_attention" } else { "sliding_attention" }
         };
@@ -70,7 +71,12 @@ impl Family for Gemma3 {
     }
 
     fn hf_architectures(&self) -> &'static [&'static str] {
-        &["Gemma3ForCausalLM"]
+        &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"]
+    }
+
+    /// `Gemma3TextConfig`: multimodal folders leave most of it out.
+    fn config_defaults(&self) -> Vec<(&'static str, Value)> {
+        vec![("num_attention_heads", json!(8)), ("vocab_size", json!(262_208)), ("tie_word_embeddings", json!(true))]
     }
 
     fn rope_style(&self) -> RopeStyle {

@@ -56,15 +56,25 @@ impl HfConfig {
         HfConfig::new(&path, json).map(Some)
     }
 
-    /// A config from parsed JSON; `path` is for error messages.
-    pub fn new(path: &Path, json: Value) -> Result<HfConfig> {
-        if !json.is_object() {
-            bail!("not a JSON object: `{}`", path.display());
+    /// A config from parsed JSON; `path` is for error messages. What a multimodal config says of its text part comes to the top.
+    pub fn new(path: &Path, mut json: Value) -> Result<HfConfig> {
+        let Some(map) = json.as_object_mut() else { bail!("not a JSON object: `{}`", path.display()) };
+        if let Some(Value::Object(text)) = map.remove("text_config") {
+            map.extend(text);
         }
         Ok(HfConfig { path: path.to_owned(), json })
     }
 
-    /// The whole file.
+    /// The config with what transformers' config class has where keys are absent.
+    pub fn with_defaults(mut self, defaults: &[(&str, Value)]) -> HfConfig {
+        let map = self.json.as_object_mut().expect("checked when it was read");
+        for (key, value) in defaults {
+            map.entry(*key).or_insert_with(|| value.clone());
+        }
+        self
+    }
+
+    /// The whole file, with its text part at the top.
     pub fn json(&self) -> &Value {
         &self.json
     }

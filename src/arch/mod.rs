@@ -95,6 +95,11 @@ pub trait Family: Sync {
     /// Names under `architectures` in config.json.
     fn hf_architectures(&self) -> &'static [&'static str];
 
+    /// What transformers' config class has for keys without which nothing is known of a model. Most configs have them all.
+    fn config_defaults(&self) -> Vec<(&'static str, serde_json::Value)> {
+        Vec::new()
+    }
+
     fn rope_style(&self) -> RopeStyle;
 
     /// The keys that llama.cpp's converter writes from config.json, in its order: `{architecture}.*`, with

@@ -22,6 +22,7 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
     let Some(config) = HfConfig::read(folder)? else { bail!(no_config(folder)) };
     let family = arch::by_hf_architecture(config.architecture()?)
         .with_context(|| format!("cannot use the model: `{}`", folder.display()))?;
+    let config = config.with_defaults(&family.config_defaults());
     let container = SafetensorsContainer::open(folder, &Checkpoint::find(folder)?)?;
     let file_type = file_type(&container, family);
     let arch_metadata = family.metadata(&config, file_type)?;
@@ -62,9 +63,18 @@ fn hparams(family: &dyn Family, config: &HfConfig, metadata: &Metadata) -> Resul
 /// Parts of names that hold no weights; llama.cpp's converter drops them too.
 const DROPPED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq"];
 
-/// The GGUF name of a Hugging Face tensor. Models saved without their head lack the prefix (Qwen3-Embedding, for one).
+/// The GGUF name of a Hugging Face tensor. Models saved without their head lack the prefix (Qwen3-Embedding, for one), the text part of
+/// multimodal ones has another.
 fn gguf_name(family: &dyn Family, name: &str) -> Option<String> {
-    family.gguf_name(name).or_else(|| family.gguf_name(&format!("model.{name}")))
+    let name = name.replace("language_model.", "");
+    family.gguf_name(&name).or_else(|| family.gguf_name(&format!("model.{name}")))
+}
+
+/// Parts of names of what llama.cpp keeps in a file of its own: what makes embeddings of images and sound.
+const OTHER_SENSES: &[&str] = &["vision_", "vision.", "visual.", "audio_", "audio.", "projector."];
+
+fn is_of_other_senses(name: &str) -> bool {
+    OTHER_SENSES.iter().any(|part| name.contains(part))
 }
 
 /// Whether a tensor holds no weights in any model.
@@ -89,7 +99,7 @@ fn tensors(
         family.expected(hparams).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let is_tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
     let is_repeated = is_tied && repeats_embedding(container, family)?;
-    let mut unknown = Vec::new();
+    let (mut unknown, mut other_senses) = (Vec::new(), 0);
     for (index, stored) in container.tensors().iter().enumerate().filter(|(_, stored)| !is_dropped(&stored.name)) {
         let name = gguf_name(family, &stored.name);
         if is_repeated && name.as_deref() == Some(OUTPUT) {
@@ -97,7 +107,10 @@ fn tensors(
         }
         let known = name.and_then(|name| expected.remove(&name));
         let Some(Expected { name, dims, .. }) = known else {
-            unknown.push(&stored.name);
+            match is_of_other_senses(&stored.name) {
+                true => other_senses += 1,
+                false => unknown.push(&stored.name),
+            }
             continue;
         };
         check_shape(container, stored, &dims)?;
@@ -120,6 +133,12 @@ fn tensors(
         "the model has no tensor `lm_head.weight`, and config.json does not tie the output to the embedding; \
          if it is tied, set `tie_word_embeddings` to true there: `{shown}`"
     );
+    if other_senses > 0 {
+        log::warn!(
+            "only the text part is taken: {other_senses} tensors for images or sound are left out; llama.cpp's converter makes a file of \
+             them (`--mmproj`) that goes with this one: `{shown}`"
+        );
+    }
     if !unknown.is_empty() {
         log::warn!("unknown tensors are left out, {} of them: {} (`{shown}`)", unknown.len(), listing(unknown));
     }
