@@ -251,7 +251,8 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         # Gemma's are kept as their distance from one
         tensors[f"{name}.weight"] = random.uniform(0.5, 1.5, width) - is_gemma
 
-    tensors["model.embed_tokens.weight"] = random.standard_normal((VOCABULARY, hidden)) * 0.5
+    # Gemma's rows are scaled; tied and large, they would leave no doubt about the next token
+    tensors["model.embed_tokens.weight"] = random.standard_normal((VOCABULARY, hidden)) * (0.1 if is_gemma else 0.5)
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         attention_bias, mlp_bias = config.get("attention_bias", is_qwen2), config.get("mlp_bias", False)
