@@ -1,7 +1,7 @@
-// out = a + b; four elements per invocation.
+// out = a + sign b; four elements per invocation.
 #import grid
 
-struct Params { grid: Grid, len: u32, pad0: u32, pad1: u32, pad2: u32 }
+struct Params { grid: Grid, len: u32, sign: f32, pad0: u32, pad1: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < 4u; i++) {
         let index = group * 1024u + i * 256u + local;
         if index < params.len {
-            out[index] = a[index] + b[index];
+            out[index] = a[index] + params.sign * b[index];
         }
     }
 }

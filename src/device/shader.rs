@@ -168,7 +168,6 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "attention_stats",
     "column_moments",
     "decode",
-    "difference",
     "glu",
     "glu_backward",
     "gram",

@@ -32,32 +32,27 @@ impl Activation {
             }
         }
     }
-
-    pub(super) fn word(self) -> u32 {
-        match self {
-            Activation::Silu => 0,
-            Activation::GeluTanh => 1,
-        }
-    }
 }
 
 /// sqrt(8 / pi)
 const GELU_SCALE: f32 = 1.595_769_2;
 const GELU_CUBE: f32 = 0.044_715;
 
-/// Of an elementwise kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Params {
-    pub(super) len: u32,
-    /// See [`Activation`].
-    pub(super) activation: u32,
-    pub(super) pad: [u32; 2],
+    len: u32,
+    activation: u32,
+    pad: [u32; 2],
 }
 
 impl Params {
-    pub(super) fn plain(len: usize) -> Result<Params> {
-        Ok(Params { len: word(len)?, activation: 0, pad: [0; 2] })
+    pub(super) fn new(activation: Activation, len: usize) -> Result<Params> {
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        Ok(Params { len: word(len)?, activation, pad: [0; 2] })
     }
 }
 
@@ -79,7 +74,7 @@ pub fn glu(dev: &Device, activation: Activation, gate: &Buffer, up: &Buffer, out
             weight: None,
             overrides: &[],
             bindings: &[gate, up, out],
-            params: bytemuck::bytes_of(&Params { activation: activation.word(), ..Params::plain(len)? }),
+            params: bytemuck::bytes_of(&Params::new(activation, len)?),
             groups: len.div_ceil(ELEMENTS_PER_GROUP),
             group_cost: (32 * ELEMENTS_PER_GROUP) as f64,
         }),

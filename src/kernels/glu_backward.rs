@@ -32,7 +32,7 @@ pub fn glu_backward(
             weight: None,
             overrides: &[],
             bindings: &[gate, up, dout, dgate, dup],
-            params: bytemuck::bytes_of(&Params { activation: activation.word(), ..Params::plain(len)? }),
+            params: bytemuck::bytes_of(&Params::new(activation, len)?),
             groups: len.div_ceil(ELEMENTS_PER_GROUP),
             group_cost: (48 * ELEMENTS_PER_GROUP) as f64,
         }),

@@ -7,7 +7,6 @@ pub mod attention;
 pub mod attention_backward;
 pub mod column_moments;
 pub mod decode;
-pub mod difference;
 pub mod encode;
 pub(crate) mod gemm;
 pub mod glu;

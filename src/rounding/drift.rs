@@ -9,9 +9,9 @@ use anyhow::Result;
 use super::hessian::{Moments, matrix, text};
 use crate::device::{Buffer, Device};
 use crate::forward::lanes::LaneInputs;
-use crate::kernels::difference::difference;
 use crate::kernels::gram::Columns;
 use crate::kernels::matmul::matmul;
+use crate::kernels::sum::difference;
 use crate::kernels::weight::Weight;
 
 /// s: the share of what is missed that a layer gives back; those behind it see the rest. From measurements (docs/rounding.md).

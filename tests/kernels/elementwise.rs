@@ -6,7 +6,7 @@ use dq_gpu::kernels::glu_backward::glu_backward;
 use dq_gpu::kernels::rms_norm::rms_norm;
 use dq_gpu::kernels::rms_norm_backward::rms_norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
-use dq_gpu::kernels::sum::sum;
+use dq_gpu::kernels::sum::{difference, sum};
 
 use crate::common::{Random, assert_close, devices, widen};
 use crate::{differences, inner};
@@ -150,14 +150,18 @@ fn gated_activations_and_their_derivatives() {
 }
 
 #[test]
-fn sums_are_elementwise() {
+fn sums_and_differences_are_elementwise() {
     let (a, b) = (Random::new(6).normals(3001, 1.0), Random::new(7).normals(3001, 1.0));
-    let want: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    let pairs = || a.iter().zip(&b);
+    let sums: Vec<f32> = pairs().map(|(a, b)| a + b).collect();
+    let differences: Vec<f32> = pairs().map(|(a, b)| a - b).collect();
     for dev in devices() {
         let (ab, bb, out) =
             (dev.upload("a", &a).unwrap(), dev.upload("b", &b).unwrap(), dev.alloc("out", 3001 * 4).unwrap());
         sum(&dev, &ab, &bb, &out, 3001).unwrap();
-        assert_eq!(dev.read::<f32>(&out).unwrap(), want, "on {}", dev.name());
+        assert_eq!(dev.read::<f32>(&out).unwrap(), sums, "on {}", dev.name());
+        difference(&dev, &ab, &bb, &out, 3001).unwrap();
+        assert_eq!(dev.read::<f32>(&out).unwrap(), differences, "on {}", dev.name());
     }
 }
 
