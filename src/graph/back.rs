@@ -32,9 +32,19 @@ impl Backward<'_, '_> {
         self.gradients[value.0].take()
     }
 
+    /// Elements of a value.
+    pub fn len(&self, value: Value) -> usize {
+        self.batch.tokens() * self.width(value)
+    }
+
+    /// Columns of a value.
+    pub fn width(&self, value: Value) -> usize {
+        self.graph.widths[value.0]
+    }
+
     /// Room of a value's width.
     pub fn room(&self, value: Value) -> Result<Buffer> {
-        self.batch.arena.take(self.batch.tokens(), self.graph.widths[value.0])
+        self.batch.arena.take(self.batch.tokens(), self.width(value))
     }
 
     /// Where to put a share of the gradient of `value`, and whether to add to what is there.
@@ -52,8 +62,8 @@ impl Backward<'_, '_> {
         let whole = match self.gradients[value.0].take() {
             None => share,
             Some(others) => {
-                let (whole, len) = (self.room(value)?, self.batch.tokens() * self.graph.widths[value.0]);
-                sum(self.batch.device, &others, &share, &whole, len)?;
+                let whole = self.room(value)?;
+                sum(self.batch.device, &others, &share, &whole, self.len(value))?;
                 whole
             }
         };

@@ -69,9 +69,9 @@ impl<'a> Builder<'a> {
             self.normed = Some(src);
         }
         let behind = self.normed.filter(|_| !is_stream);
-        let (weight, row) = (self.weight(stem), self.width(src));
-        let dst = self.value(row);
-        self.push(Norm { src, dst, weight, row, width, eps: self.rms_eps, is_stream, behind })
+        let weight = self.weight(stem);
+        let dst = self.value(self.width(src));
+        self.push(Norm { src, dst, weight, width, eps: self.rms_eps, is_stream, behind })
     }
 
     fn product(&mut self, src: Value, stem: &str, rows: usize, add: Option<Value>) -> Value {
@@ -97,8 +97,7 @@ impl<'a> Builder<'a> {
     pub fn add(&mut self, residual: Value, value: Value) -> Value {
         let dst = self.value(self.width(residual));
         self.stream.extend(self.stream.contains(&residual).then_some(dst));
-        let width = self.width(dst);
-        self.push(Add { a: residual, b: value, dst, width })
+        self.push(Add { a: residual, b: value, dst })
     }
 
     /// Rotates every head.
@@ -115,8 +114,7 @@ impl<'a> Builder<'a> {
 
     /// activation(gate) * up.
     pub fn gated(&mut self, gate: Value, up: Value, activation: Activation) -> Value {
-        let width = self.width(gate);
-        let dst = self.value(width);
-        self.push(Gated { gate, up, dst, width, activation })
+        let dst = self.value(self.width(gate));
+        self.push(Gated { gate, up, dst, activation })
     }
 }

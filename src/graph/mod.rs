@@ -19,7 +19,7 @@ use anyhow::Result;
 pub use arena::Arena;
 use back::Backward;
 pub use build::Builder;
-use run::Forward;
+use run::{Forward, Keep};
 pub use tap::{NoTap, Tap};
 pub use weights::{LayerWeights, WeightUse};
 
@@ -43,6 +43,11 @@ pub trait Operation: Debug + Send + Sync {
 
     /// What of `reads` the way back needs as it was.
     fn keeps(&self) -> Vec<Value>;
+
+    /// What of `reads` the output is made of in place: its room holds this when the operation begins.
+    fn over(&self) -> Option<Value> {
+        None
+    }
 
     /// Tensors by their GGUF names.
     fn weights(&self) -> Vec<WeightUse<'_>>;
@@ -91,9 +96,20 @@ impl Graph {
         self.ops.iter().flat_map(|op| op.weights())
     }
 
-    /// Width of all values that operations write into room of their own, where none is written over.
+    /// Width of all values that have room of their own where all are kept.
     pub fn width(&self) -> usize {
-        self.widths[1..].iter().sum()
+        let own = (0..self.ops.len()).filter(|&index| self.written_over(index, Keep::All).is_none());
+        own.map(|index| self.widths[self.ops[index].writes().0]).sum()
+    }
+
+    /// The value whose room operation `index` may write into, because no one wants it any more.
+    fn written_over(&self, index: usize, keep: Keep) -> Option<Value> {
+        let op = &self.ops[index];
+        op.over().filter(|&value| {
+            let reads_twice = op.reads().iter().filter(|read| **read == value).count() > 1;
+            let is_kept = keep == Keep::All && self.is_kept(value);
+            !reads_twice && !is_kept && !self.is_read_after(index, value)
+        })
     }
 
     /// Whether an operation behind `index` reads the value, or the layer ends in it.

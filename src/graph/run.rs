@@ -61,28 +61,23 @@ impl Forward<'_> {
         self.values.get(value)
     }
 
-    /// Room for `value`, whose content is undefined.
-    pub fn put(&mut self, value: Value) -> Result<Buffer> {
-        let buffer = self.batch.arena.take(self.batch.tokens(), self.graph.widths[value.0])?;
-        self.values.0[value.0] = Some(buffer.clone());
-        Ok(buffer)
+    /// Elements of a value.
+    pub fn len(&self, value: Value) -> usize {
+        self.batch.tokens() * self.graph.widths[value.0]
     }
 
-    /// Room for `dst` that holds `src`: the same room where no one wants `src` any more.
-    pub fn put_over(&mut self, src: Value, dst: Value) -> Result<Buffer> {
-        let from = self.get(src).clone();
-        let reads_twice = self.graph.ops[self.index].reads().iter().filter(|value| **value == src).count() > 1;
-        let is_wanted = reads_twice
-            || self.graph.is_read_after(self.index, src)
-            || self.keep == Keep::All && self.graph.is_kept(src);
-        if is_wanted {
-            let buffer = self.put(dst)?;
-            let bytes = self.batch.tokens() * self.graph.widths[src.0] * size_of::<f32>();
-            self.batch.device.copy(&from, 0, &buffer, 0, bytes)?;
-            return Ok(buffer);
+    /// Room for what the operation writes. It holds [`Operation::over`], if there is such a value; else its content is undefined.
+    pub fn output(&mut self) -> Result<Buffer> {
+        let op = &self.graph.ops[self.index];
+        let room = match self.graph.written_over(self.index, self.keep) {
+            Some(value) => self.get(value).clone(),
+            None => self.batch.arena.take(self.batch.tokens(), self.graph.widths[op.writes().0])?,
+        };
+        if let Some(value) = op.over().filter(|value| !self.get(*value).is_same(&room)) {
+            self.batch.device.copy(self.get(value), 0, &room, 0, self.len(value) * size_of::<f32>())?;
         }
-        self.values.0[dst.0] = Some(from.clone());
-        Ok(from)
+        self.values.0[op.writes().0] = Some(room.clone());
+        Ok(room)
     }
 }
 

@@ -12,7 +12,6 @@ pub struct Add {
     pub a: Value,
     pub b: Value,
     pub dst: Value,
-    pub width: usize,
 }
 
 impl Operation for Add {
@@ -37,15 +36,15 @@ impl Operation for Add {
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let out = pass.put(self.dst)?;
-        sum(pass.batch.device, pass.get(self.a), pass.get(self.b), &out, pass.batch.tokens() * self.width)
+        let out = pass.output()?;
+        sum(pass.batch.device, pass.get(self.a), pass.get(self.b), &out, pass.len(self.dst))
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
         let Some(dy) = pass.take(self.dst) else { return Ok(()) };
         // each is added to by others, so each has its own
         let copy = pass.room(self.b)?;
-        pass.batch.device.copy(&dy, 0, &copy, 0, pass.batch.tokens() * self.width * size_of::<f32>())?;
+        pass.batch.device.copy(&dy, 0, &copy, 0, pass.len(self.dst) * size_of::<f32>())?;
         pass.give(self.b, copy)?;
         pass.give(self.a, dy)
     }

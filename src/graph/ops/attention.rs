@@ -61,7 +61,7 @@ impl Operation for Attention {
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let out = pass.put(self.dst)?;
+        let out = pass.output()?;
         let (q, k, v) = (pass.get(self.q), pass.get(self.k), pass.get(self.v));
         attention(pass.batch.device, q, k, v, &out, self.attend.params(&pass.batch))
     }

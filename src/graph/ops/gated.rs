@@ -13,7 +13,6 @@ pub struct Gated {
     pub gate: Value,
     pub up: Value,
     pub dst: Value,
-    pub width: usize,
     pub activation: Activation,
 }
 
@@ -39,15 +38,15 @@ impl Operation for Gated {
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let out = pass.put(self.dst)?;
-        let len = pass.batch.tokens() * self.width;
+        let out = pass.output()?;
+        let len = pass.len(self.dst);
         glu(pass.batch.device, self.activation, pass.get(self.gate), pass.get(self.up), &out, len)
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
         let Some(dy) = pass.take(self.dst) else { return Ok(()) };
         let (dgate, dup) = (pass.room(self.gate)?, pass.room(self.up)?);
-        let len = pass.batch.tokens() * self.width;
+        let len = pass.len(self.dst);
         let (gate, up) = (pass.get(self.gate), pass.get(self.up));
         glu_backward(pass.batch.device, self.activation, [gate, up, &dy], [&dgate, &dup], len)?;
         pass.give(self.gate, dgate)?;

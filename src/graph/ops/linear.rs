@@ -35,6 +35,10 @@ impl Operation for Linear {
         Vec::new()
     }
 
+    fn over(&self) -> Option<Value> {
+        self.add
+    }
+
     fn weights(&self) -> Vec<WeightUse<'_>> {
         let bias = self.bias.as_deref().map(WeightUse::Vector);
         [WeightUse::Matrix(&self.weight)].into_iter().chain(bias).collect()
@@ -45,10 +49,7 @@ impl Operation for Linear {
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let y = match self.add {
-            Some(residual) => pass.put_over(residual, self.dst)?,
-            None => pass.put(self.dst)?,
-        };
+        let y = pass.output()?;
         let bias = self.bias.as_ref().map(|name| pass.weights.vector(name));
         let matrix = pass.weights.matrix(&self.weight);
         matmul(pass.batch.device, pass.get(self.src), matrix, bias, &y, pass.batch.tokens(), self.add.is_some())

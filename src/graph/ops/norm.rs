@@ -15,8 +15,6 @@ pub struct Norm {
     pub src: Value,
     pub dst: Value,
     pub weight: String,
-    /// Columns in all.
-    pub row: usize,
     /// Columns of a group.
     pub width: usize,
     pub eps: f32,
@@ -27,25 +25,21 @@ pub struct Norm {
 }
 
 impl Norm {
-    fn groups(&self) -> usize {
-        self.row / self.width
-    }
-
     /// What to take in place of the input, where that vanishes.
     fn lifted_input(&self, pass: &Backward) -> Result<Option<Buffer>> {
         let (device, x) = (pass.batch.device, pass.get(self.src));
         let (tokens, seq_len) = (pass.batch.tokens(), pass.batch.seq_len);
-        let rows = Rows { tokens, seq_len, groups: self.groups(), width: self.width };
+        let rows = |value: Value, width: usize| Rows { tokens, seq_len, groups: pass.width(value) / width, width };
+        let own = rows(self.src, self.width);
         match self.behind {
             // behind it is the embedding, of which every row is judged by its own gradient and size
             _ if self.is_stream && self.src == Value::INPUT && pass.is_first_layer => Ok(None),
-            _ if self.is_stream => lifted(device, x, rows, None),
+            _ if self.is_stream => lifted(device, x, own, None),
             // heads differ in size, so that a small one need not vanish
             Some(stream) => {
                 let read = pass.get(stream);
-                let width = read.bytes() / size_of::<f32>() / tokens;
-                let faint = faint_tokens(device, read, Rows { tokens, seq_len, groups: 1, width }, self.eps)?;
-                lifted(device, x, rows, Some(&faint))
+                let faint = faint_tokens(device, read, rows(stream, pass.width(stream)), self.eps)?;
+                lifted(device, x, own, Some(&faint))
             }
             None => Ok(None),
         }
@@ -74,15 +68,15 @@ impl Operation for Norm {
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let out = pass.put(self.dst)?;
-        let rows = pass.batch.tokens() * self.groups();
+        let out = pass.output()?;
+        let rows = pass.len(self.src) / self.width;
         let weight = pass.weights.vector(&self.weight);
         rms_norm(pass.batch.device, pass.get(self.src), weight, &out, rows, self.width, self.eps)
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
         let Some(dy) = pass.take(self.dst) else { return Ok(()) };
-        let rows = pass.batch.tokens() * self.groups();
+        let rows = pass.len(self.src) / self.width;
         let (dx, accumulate) = pass.target(self.src)?;
         let lifted = self.lifted_input(pass)?;
         let input = lifted.as_ref().unwrap_or(pass.get(self.src));

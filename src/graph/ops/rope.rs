@@ -50,12 +50,16 @@ impl Operation for Rope {
         Vec::new()
     }
 
+    fn over(&self) -> Option<Value> {
+        Some(self.src)
+    }
+
     fn weights(&self) -> Vec<WeightUse<'_>> {
         Vec::new()
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
-        let heads = pass.put_over(self.src, self.dst)?;
+        let heads = pass.output()?;
         let table = &pass.batch.rope_tables[self.rotate.table];
         rope(pass.batch.device, &heads, table, self.rotate.params(&pass.batch, false))
     }
