@@ -20,10 +20,10 @@ const GLOBAL_NAMES: &[(&str, &str)] = &[
 type Names = &'static [(&'static str, &'static str)];
 
 /// Of the norms, where there is one before each half of a layer.
-pub(super) const NORMED_BEFORE: Names = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
+const NORMED_BEFORE: Names = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
 
 /// Of the norms, where there is one behind each half too.
-pub(super) const NORMED_BEHIND: Names = &[
+const NORMED_BEHIND: Names = &[
     ("attn_norm", "input_layernorm"),
     ("post_attention_norm", "post_attention_layernorm"),
     ("ffn_norm", "pre_feedforward_layernorm"),
@@ -49,7 +49,7 @@ pub(super) fn gguf_name(hf_name: &str, layout: Layout) -> Option<String> {
         return Some((*gguf).to_owned());
     }
     let (layer, stem, suffix) = split(hf_name, "model.layers.")?;
-    let (gguf, _) = layout.names.iter().chain(LAYER_NAMES).find(|(_, hf)| *hf == stem)?;
+    let (gguf, _) = layout.norms().iter().chain(LAYER_NAMES).find(|(_, hf)| *hf == stem)?;
     Some(format!("blk.{layer}.{gguf}.{suffix}"))
 }
 
@@ -59,7 +59,7 @@ pub(super) fn hf_name(gguf_name: &str, layout: Layout) -> Option<String> {
         return Some((*hf).to_owned());
     }
     let (layer, stem, suffix) = split(gguf_name, "blk.")?;
-    let (_, hf) = layout.names.iter().chain(LAYER_NAMES).find(|(gguf, _)| *gguf == stem)?;
+    let (_, hf) = layout.norms().iter().chain(LAYER_NAMES).find(|(gguf, _)| *gguf == stem)?;
     Some(format!("model.layers.{layer}.{hf}.{suffix}"))
 }
 
@@ -75,7 +75,12 @@ fn split<'a>(name: &'a str, prefix: &str) -> Option<(usize, &'a str, &'a str)> {
 pub(super) struct Defaults {
     pub(super) context: u32,
     pub(super) kv_heads: u32,
-    pub(super) head_dim: u32,
+    /// None where the hidden size is shared between the heads, and the converter writes only what the config has.
+    pub(super) head_dim: Option<u32>,
+    /// The base of the rotary frequencies.
+    pub(super) theta: f64,
+    /// That of layers with a window, in families that have one of its own.
+    pub(super) local_theta: Option<f64>,
 }
 
 /// The keys that llama.cpp's converter writes for every text model (`conversion/base.py`, `set_gguf_parameters`).
@@ -97,14 +102,22 @@ pub(super) fn metadata(
     set("attention.head_count", config.size("num_attention_heads")?);
     set("attention.head_count_kv", config.size_or("num_key_value_heads", defaults.kv_heads)?);
     rope_metadata(architecture, &config.rope(context)?, &mut metadata);
+    metadata.set(format!("{architecture}.rope.freq_base"), config.rope_theta()?.unwrap_or(defaults.theta) as f32);
+    if let Some(theta) = defaults.local_theta {
+        let theta = config.local_rope_theta()?.unwrap_or(theta);
+        metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
+    }
     let eps = config.f64("rms_norm_eps")?.unwrap_or(1e-6);
     metadata.set(format!("{architecture}.attention.layer_norm_rms_epsilon"), eps as f32);
-    let head_dim = config.size_or("head_dim", defaults.head_dim)?;
+    let shared = config.size("hidden_size")? / config.size("num_attention_heads")?;
+    let head_dim = config.size_or("head_dim", defaults.head_dim.unwrap_or(shared))?;
     if !head_dim.is_multiple_of(2) {
         bail!("heads of {head_dim} elements cannot be rotated in pairs: `{}`", config.path().display());
     }
-    metadata.set(format!("{architecture}.attention.key_length"), head_dim);
-    metadata.set(format!("{architecture}.attention.value_length"), head_dim);
+    if defaults.head_dim.is_some() || config.get("head_dim").is_some() {
+        metadata.set(format!("{architecture}.attention.key_length"), head_dim);
+        metadata.set(format!("{architecture}.attention.value_length"), head_dim);
+    }
     metadata.set("general.file_type", file_type);
     Ok(metadata)
 }
@@ -134,7 +147,6 @@ fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
             }
         }
     }
-    metadata.set(name("freq_base"), rope.theta as f32);
 }
 
 /// What differs between the families' layers.
@@ -142,11 +154,21 @@ fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
 pub(super) struct Layout {
     /// Queries and keys have a norm of their own, over each head.
     pub(super) qk_norm: bool,
-    /// Names of the norms over whole rows.
-    pub(super) names: Names,
     /// Each half of a layer has a norm behind it, before its output is added.
     pub(super) norms_behind: bool,
     pub(super) activation: Activation,
+}
+
+impl Layout {
+    /// The layers of Llama, with norms of heads or without.
+    pub(super) const fn llama(qk_norm: bool) -> Layout {
+        Layout { qk_norm, norms_behind: false, activation: Activation::Silu }
+    }
+
+    /// Names of the norms over whole rows.
+    fn norms(self) -> Names {
+        if self.norms_behind { NORMED_BEHIND } else { NORMED_BEFORE }
+    }
 }
 
 /// The tensors of a model, with their shapes.
@@ -163,7 +185,7 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
         tensor("rope_freqs.weight".into(), &[hparams.rope.rot as u64 / 2], false),
     ];
     for il in 0..hparams.n_layer {
-        let norms = layout.names.iter().map(|(stem, _)| (*stem, width, true));
+        let norms = layout.norms().iter().map(|(stem, _)| (*stem, width, true));
         let qk_norms = [("attn_q_norm", head, true), ("attn_k_norm", head, true)];
         let linears = [
             ("attn_q", width, q),

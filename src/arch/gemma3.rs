@@ -13,8 +13,7 @@ use crate::kernels::rope::RopeStyle;
 pub(super) struct Gemma3;
 
 const ARCHITECTURE: &str = "gemma3";
-const LAYOUT: Layout =
-    Layout { qk_norm: true, names: dense::NORMED_BEHIND, norms_behind: true, activation: Activation::GeluTanh };
+const LAYOUT: Layout = Layout { qk_norm: true, norms_behind: true, activation: Activation::GeluTanh };
 
 /// One layer in so many sees all tokens. llama.cpp's converter writes no key for it.
 const PATTERN: u32 = 6;
@@ -22,10 +21,16 @@ const PATTERN: u32 = 6;
 const LAYERS_OF_27B: usize = 62;
 
 /// transformers' defaults: `Gemma3TextConfig`.
-const DEFAULTS: Defaults = Defaults { context: 131_072, kv_heads: 4, head_dim: 256 };
+const DEFAULTS: Defaults = Defaults {
+    context: 131_072,
+    kv_heads: 4,
+    head_dim: Some(HEAD_DIM),
+    theta: 1_000_000.0,
+    local_theta: Some(LOCAL_THETA),
+};
+const HEAD_DIM: u32 = 256;
 const SCALED_BY: u32 = 256;
 const LOCAL_THETA: f64 = 10_000.0;
-const THETA: f64 = 1_000_000.0;
 
 impl Gemma3 {
     /// Fails on a config that llama.cpp would run in another way: it has no keys for these.
@@ -56,7 +61,7 @@ impl Gemma3 {
         let (layers, heads) = (config.size("num_hidden_layers")? as usize, config.size("num_attention_heads")?);
         let scaled_by = match layers {
             LAYERS_OF_27B => config.size("hidden_size")? / heads,
-            _ => config.size_or("head_dim", DEFAULTS.head_dim)?,
+            _ => config.size_or("head_dim", HEAD_DIM)?,
         };
         if config.f64("query_pre_attn_scalar")?.unwrap_or(SCALED_BY.into()) != f64::from(scaled_by) {
             refuse("query_pre_attn_scalar")?;
@@ -85,17 +90,7 @@ impl Family for Gemma3 {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         self.check(config)?;
-        let mut metadata = Metadata::new();
-        let base = dense::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
-        for (key, value) in base.iter() {
-            // the converter has its base for the layers that see all, and that of the others beside it
-            if key == "gemma3.rope.freq_base" {
-                metadata.set(key, config.rope_theta()?.unwrap_or(THETA) as f32);
-                metadata.set("gemma3.rope.freq_base_swa", config.local_rope_theta()?.unwrap_or(LOCAL_THETA) as f32);
-            } else {
-                metadata.set(key, value.clone());
-            }
-        }
+        let mut metadata = dense::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
         metadata.set("gemma3.attention.sliding_window", config.size_or("sliding_window", 4096)?);
         Ok(metadata)
     }
@@ -119,9 +114,9 @@ impl Family for Gemma3 {
     fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
         let mut hparams = Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))?;
         // llama.cpp's defaults
-        hparams.window_pattern = hparams.window_pattern.or(Some(PATTERN as usize));
-        let local = || hparams.rope.local(LOCAL_THETA as f32);
-        hparams.local_rope = Some(hparams.local_rope.clone().unwrap_or_else(local));
+        hparams.window_pattern.get_or_insert(PATTERN as usize);
+        let local = hparams.rope.local(LOCAL_THETA as f32);
+        hparams.local_rope.get_or_insert(local);
         hparams.embedding_scale = (hparams.n_embd as f32).sqrt();
         if hparams.n_layer == LAYERS_OF_27B {
             hparams.attention_scale = 1.0 / ((hparams.n_embd / hparams.n_head) as f32).sqrt();

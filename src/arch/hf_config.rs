@@ -16,6 +16,9 @@ pub struct HfConfig {
     json: Value,
 }
 
+/// The base of the rotary frequencies in most of transformers' config classes.
+pub(super) const THETA: f64 = 10_000.0;
+
 /// Rotary embedding settings, from `rope_parameters`, `rope_scaling` or the old top-level keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfRope {
@@ -193,7 +196,7 @@ impl HfConfig {
     /// Fails on a scaling that is unknown or lacks a number, and on heads that are rotated in part.
     pub fn rope(&self, context: u32) -> Result<HfRope> {
         let settings = Settings { config: self, map: self.rope_settings() };
-        let theta = self.rope_theta()?.unwrap_or(10_000.0);
+        let theta = self.rope_theta()?.unwrap_or(THETA);
         let part = settings.number("partial_rotary_factor")?.or(self.f64("partial_rotary_factor")?);
         if part.is_some_and(|part| part != 1.0) {
             bail!("unsupported `partial_rotary_factor`: `{}`", self.path.display());

@@ -58,7 +58,7 @@ impl Hparams {
         self.window_pattern.is_some_and(|pattern| (il + 1).is_multiple_of(pattern))
     }
 
-    /// Place of the layer's table among [`Hparams::rope_tables`].
+    /// Place of the layer's table among those of [`Hparams::ropes`].
     pub fn rope_table(&self, il: usize) -> usize {
         usize::from(self.local_rope.is_some() && self.window(il).is_some())
     }
@@ -88,7 +88,6 @@ impl Hparams {
         }
         let n_ctx_train = keys.size("context_length")?;
         let rope = keys.rope(style, head_dim, n_ctx_train)?;
-        let has_local = metadata.contains(&keys.name(LOCAL_BASE));
         Ok(Hparams {
             architecture: architecture.to_owned(),
             n_layer: keys.size("block_count")?,
@@ -100,7 +99,7 @@ impl Hparams {
             n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
             n_ctx_train,
             rms_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
-            local_rope: has_local.then(|| Ok::<_, anyhow::Error>(rope.local(keys.f32(LOCAL_BASE)?))).transpose()?,
+            local_rope: keys.optional_f32("rope.freq_base_swa")?.map(|base| rope.local(base)),
             rope,
             window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
             window_pattern: keys.optional_size("attention.sliding_window_pattern")?.filter(|&pattern| pattern > 0),
@@ -109,8 +108,6 @@ impl Hparams {
         })
     }
 }
-
-const LOCAL_BASE: &str = "rope.freq_base_swa";
 
 /// The metadata under one architecture's prefix.
 struct Keys<'a> {
@@ -160,8 +157,12 @@ impl Keys<'_> {
         Ok(number)
     }
 
+    fn optional_f32(&self, key: &str) -> Result<Option<f32>> {
+        self.metadata.contains(&self.name(key)).then(|| self.f32(key)).transpose()
+    }
+
     fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
-        if self.metadata.contains(&self.name(key)) { self.f32(key) } else { Ok(default) }
+        Ok(self.optional_f32(key)?.unwrap_or(default))
     }
 
     fn vocabulary(&self) -> Result<usize> {

@@ -3,32 +3,35 @@
 use anyhow::Result;
 
 use super::dense::{self, Defaults, Layout};
+use super::hf_config::THETA;
 use super::rope::llama3_factors;
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
-use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Llama;
 
 const ARCHITECTURE: &str = "llama";
 const MISTRAL: &str = "MistralForCausalLM";
-const LAYOUT: Layout =
-    Layout { qk_norm: false, names: dense::NORMED_BEFORE, norms_behind: false, activation: Activation::Silu };
+const LAYOUT: Layout = Layout::llama(false);
 
 /// transformers' defaults: `LlamaConfig`, `MistralConfig`.
 fn defaults(config: &HfConfig) -> Result<Defaults> {
     let heads = config.size("num_attention_heads")?;
-    let head_dim = config.size("hidden_size")? / heads;
-    Ok(match config.architecture()? {
+    let (context, kv_heads) = match config.architecture()? {
         // a null counts as absent here; Mistral reads it as the number of heads
-        MISTRAL if !config.json().get("num_key_value_heads").is_some_and(|value| value.is_null()) => {
-            Defaults { context: 131_072, kv_heads: 8, head_dim }
-        }
-        MISTRAL => Defaults { context: 131_072, kv_heads: heads, head_dim },
-        _ => Defaults { context: 2048, kv_heads: heads, head_dim },
-    })
+        MISTRAL if !config.json().get("num_key_value_heads").is_some_and(|value| value.is_null()) => (131_072, 8),
+        MISTRAL => (131_072, heads),
+        _ => (2048, heads),
+    };
+    let head_dim = Some(config.size("hidden_size")? / heads);
+    Ok(Defaults { context, kv_heads, head_dim, theta: THETA, local_theta: None })
+}
+
+/// Elements of a head.
+fn head_dim(config: &HfConfig) -> Result<u32> {
+    config.size_or("head_dim", config.size("hidden_size")? / config.size("num_attention_heads")?)
 }
 
 impl Family for Llama {
@@ -48,7 +51,7 @@ impl Family for Llama {
         let defaults = defaults(config)?;
         let mut metadata = dense::metadata(ARCHITECTURE, config, &defaults, LAYOUT, file_type)?;
         metadata.set("llama.vocab_size", config.size("vocab_size")?);
-        metadata.set("llama.rope.dimension_count", config.size_or("head_dim", defaults.head_dim)?);
+        metadata.set("llama.rope.dimension_count", head_dim(config)?);
         Ok(metadata)
     }
 
@@ -87,7 +90,7 @@ impl Family for Llama {
     fn extra_tensors(&self, config: &HfConfig) -> Result<Vec<Extra>> {
         let defaults = defaults(config)?;
         let rope = config.rope(config.size_or("max_position_embeddings", defaults.context)?)?;
-        let rot = config.size_or("head_dim", defaults.head_dim)? as usize;
+        let rot = head_dim(config)? as usize;
         let factors = llama3_factors(&rope.scaling, rope.theta, rot);
         Ok(factors.map(|values| Extra { name: "rope_freqs.weight".into(), values }).into_iter().collect())
     }

@@ -3,11 +3,10 @@
 use anyhow::{Result, bail};
 
 use super::dense::{self, Defaults, Layout};
-use super::hf_config::HfScaling;
+use super::hf_config::{HfScaling, THETA};
 use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
-use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Qwen {
@@ -18,24 +17,28 @@ pub(super) struct Qwen {
     head_dim: Option<u32>,
 }
 
-const fn layout(qk_norm: bool) -> Layout {
-    Layout { qk_norm, names: dense::NORMED_BEFORE, norms_behind: false, activation: Activation::Silu }
-}
+pub(super) static QWEN2: Qwen = Qwen {
+    architecture: "qwen2",
+    hf_architectures: &["Qwen2ForCausalLM"],
+    layout: Layout::llama(false),
+    head_dim: None,
+};
 
-pub(super) static QWEN2: Qwen =
-    Qwen { architecture: "qwen2", hf_architectures: &["Qwen2ForCausalLM"], layout: layout(false), head_dim: None };
-
-pub(super) static QWEN3: Qwen =
-    Qwen { architecture: "qwen3", hf_architectures: &["Qwen3ForCausalLM"], layout: layout(true), head_dim: Some(128) };
+pub(super) static QWEN3: Qwen = Qwen {
+    architecture: "qwen3",
+    hf_architectures: &["Qwen3ForCausalLM"],
+    layout: Layout::llama(true),
+    head_dim: Some(128),
+};
 
 impl Qwen {
     /// transformers' defaults: `Qwen2Config`, `Qwen3Config`.
     fn defaults(&self, config: &HfConfig) -> Result<Defaults> {
-        let heads = config.size("num_attention_heads")?;
         // a key that is null is not absent: it means as many as there are heads
         let is_null = config.json().get("num_key_value_heads").is_some_and(|value| value.is_null());
-        let head_dim = self.head_dim.map_or_else(|| Ok(config.size("hidden_size")? / heads), anyhow::Ok)?;
-        Ok(Defaults { context: 32_768, kv_heads: if is_null { heads } else { 32 }, head_dim })
+        let kv_heads = if is_null { config.size("num_attention_heads")? } else { 32 };
+        let head_dim = self.head_dim;
+        Ok(Defaults { context: 32_768, kv_heads, head_dim, theta: THETA, local_theta: None })
     }
 
     /// Fails on a config that llama.cpp would run in another way.
@@ -69,13 +72,7 @@ impl Family for Qwen {
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let defaults = self.defaults(config)?;
         self.check(config, config.size_or("max_position_embeddings", defaults.context)?)?;
-        let mut metadata = dense::metadata(self.architecture, config, &defaults, self.layout, file_type)?;
-        if self.head_dim.is_none() && config.get("head_dim").is_none() {
-            for key in ["key_length", "value_length"] {
-                metadata.remove(&format!("{}.attention.{key}", self.architecture));
-            }
-        }
-        Ok(metadata)
+        dense::metadata(self.architecture, config, &defaults, self.layout, file_type)
     }
 
     fn gguf_name(&self, hf_name: &str) -> Option<String> {
