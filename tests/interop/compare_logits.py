@@ -11,12 +11,11 @@ Needs torch, transformers and xllamacpp.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+import engine
 import torch
-import xllamacpp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -27,18 +26,9 @@ def reference(folder: Path, ids: list[int]) -> torch.Tensor:
 
 
 def in_llama_cpp(gguf: Path, ids: list[int]) -> list[dict]:
-    params = xllamacpp.CommonParams()
-    params.model.path = str(gguf)
-    params.n_ctx = len(ids) + 64
-    params.n_parallel = 1
-    params.n_gpu_layers = 0
-    params.warmup = False
-    params.fit_params = False
-    params.verbosity = 0
     request = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "logprobs": 20, "cache_prompt": False}
-    answer = xllamacpp.Server(params).handle_completions(request)
-    answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-    return answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    choice = engine.choice(engine.server(gguf, len(ids) + 64), request)
+    return choice["logprobs"]["content"][0]["top_logprobs"]
 
 
 def main() -> int:

@@ -12,11 +12,11 @@ Exits with 1 and one line per failure.
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 
+import engine
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, dequantize
 
@@ -87,18 +87,7 @@ def compare(name: str, values: np.ndarray, ours) -> list[str]:
 
 
 def check_generation(path: Path, tokens: int) -> tuple[list[str], str]:
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx = 256
-    params.n_parallel = 1
-    params.n_gpu_layers = 0
-    params.check_tensors = True
-    params.warmup = False
-    params.fit_params = False
-    params.verbosity = 0
-    server = xllamacpp.Server(params)
+    server = engine.server(path, 256)
     request = {
         "prompt": PROMPT,
         "max_tokens": tokens,
@@ -109,7 +98,7 @@ def check_generation(path: Path, tokens: int) -> tuple[list[str], str]:
         "ignore_eos": True,
         "cache_prompt": False,
     }
-    answers = [completion(server.handle_completions(request)) for _ in range(2)]
+    answers = [completion(server, request) for _ in range(2)]
     text, logprobs = answers[0]
     failures = []
     if not text.strip():
@@ -123,11 +112,8 @@ def check_generation(path: Path, tokens: int) -> tuple[list[str], str]:
     return failures, text
 
 
-def completion(answer) -> tuple[str, list]:
-    answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-    if "choices" not in answer:
-        raise RuntimeError(f"llama.cpp answered {answer}")
-    choice = answer["choices"][0]
+def completion(server, request: dict) -> tuple[str, list]:
+    choice = engine.choice(server, request)
     return choice["text"], [token["logprob"] for token in choice["logprobs"]["content"]]
 
 
