@@ -144,9 +144,14 @@ fn mean_kld(base: &FinalStatesOf, quant: &FinalStatesOf, scored: Range<usize>) -
 
 /// The bytes that the whole job would write.
 fn encoded(device: &Device, model: &Model, imatrix: &Imatrix, tensor: &Tensor, ty: GgmlType) -> Result<Vec<u8>> {
-    let weights = device.upload("importance", &imatrix.importance(&tensor.name, tensor.cols))?;
-    let x = device.upload(&tensor.name, &model.f32_rows(tensor, 0..tensor.rows)?)?;
-    encode(device, ty, &x, &weights, tensor.rows, tensor.cols)?.download(device)
+    let importance = imatrix.importance(&tensor.name, tensor.cols, tensor.matrices());
+    let mut bytes = Vec::new();
+    for (index, weights) in importance.chunks_exact(tensor.cols).enumerate() {
+        let (rows, weights) = (tensor.matrix_rows(index), device.upload("importance", weights)?);
+        let x = device.upload(&tensor.name, &model.f32_rows(tensor, rows.clone())?)?;
+        bytes.extend(encode(device, ty, &x, &weights, rows.len(), tensor.cols)?.download(device)?);
+    }
+    Ok(bytes)
 }
 
 /// A model with other bytes in one tensor.

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dq_gpu::calibration::Chunks;
-use dq_gpu::device::{Buffer, Device};
+use dq_gpu::device::Device;
 use dq_gpu::forward::{Stream, StreamOptions};
-use dq_gpu::graph::Tap;
+use dq_gpu::graph::{LinearInput, Matrix, Tap};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::kernels::{matmul::matmul, row_dot::row_dot, weight::Weight};
 use dq_gpu::progress::Silent;
@@ -43,6 +43,7 @@ struct Options {
 }
 
 /// Errors of one tensor of one file.
+#[derive(Default)]
 struct Errors {
     importance: f64,
     hessian: f64,
@@ -63,7 +64,7 @@ fn main() -> Result<()> {
         base: &base,
         quant: &quant,
         imatrix: Imatrix::read(&options.imatrix)?,
-        hessians: HessianTap::new(&device, chunks.ctx, HeldOut::Nothing, usize::MAX),
+        hessians: HessianTap::new(&device, HeldOut::Nothing, usize::MAX),
         found: quant.iter().map(|_| BTreeMap::new()).collect(),
     };
     stream.final_states(&base, 0..chunks.ctx, &mut meter, &Silent)?;
@@ -90,22 +91,26 @@ struct Meter<'a> {
 }
 
 impl Tap for Meter<'_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        self.hessians.linear_input(weights, x, tokens, width)
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        self.hessians.linear_input(input)
     }
 
     fn layer_done(&mut self) -> Result<()> {
         for hessian in self.hessians.take() {
             let [panel] = hessian.panels.as_slice() else { bail!("--device: an input's second moments do not fit") };
             let moments = panel.matrix(self.device, Texts::HeldOut)?;
-            for name in &hessian.weights {
+            for Matrix { tensor: name, index } in &hessian.matrices {
                 let tensor = self.base.require(name)?;
-                let Some(weights) = self.imatrix.known_importance(&tensor.name, tensor.cols) else { continue };
-                let source = self.base.f32_rows(tensor, 0..tensor.rows)?;
+                let known = self.imatrix.known_importance(&tensor.name, tensor.cols, tensor.matrices());
+                let Some(weights) = known else { continue };
+                let (rows, weights) = (tensor.matrix_rows(*index), &weights[index * tensor.cols..][..tensor.cols]);
+                let source = self.base.f32_rows(tensor, rows.clone())?;
                 for (quant, found) in self.quant.iter().zip(&mut self.found) {
-                    let decoded = quant.f32_rows(quant.require(name)?, 0..tensor.rows)?;
-                    let errors = errors(self.device, tensor, (&source, &decoded), &weights, &moments)?;
-                    found.insert(name.clone(), errors);
+                    let decoded = quant.f32_rows(quant.require(name)?, rows.clone())?;
+                    let errors = errors(self.device, tensor, (&source, &decoded), weights, &moments)?;
+                    let sums = found.entry(name.clone()).or_default();
+                    sums.importance += errors.importance;
+                    sums.hessian += errors.hessian;
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use common::{Random, devices};
 use dq_gpu::device::{Buffer, Device};
-use dq_gpu::graph::ops::{Attend, NAMES, Rotate};
+use dq_gpu::graph::ops::{Attend, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
 use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Value, WeightUse};
 use dq_gpu::kernels::glu::Activation;
@@ -26,6 +26,19 @@ fn rotate(heads: usize, rot: usize, style: RopeStyle, table: usize) -> Rotate {
 
 fn attend(heads: usize, kv_heads: usize, window: Option<usize>) -> Attend {
     Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window }
+}
+
+const EXPERTS: usize = 5;
+const HIDDEN: usize = 20;
+
+fn routing(used: usize, normalizes: bool) -> Routing {
+    Routing { experts: EXPERTS, used, normalizes }
+}
+
+fn mixture(layer: &mut Builder, routing: Routing) -> Value {
+    let scores = layer.linear(Value::INPUT, "router", EXPERTS);
+    let shares = layer.router(scores, routing);
+    layer.experts(Value::INPUT, shares, ["gates", "ups", "downs"], HIDDEN, Activation::Silu)
 }
 
 type Compose = fn(&mut Builder) -> Value;
@@ -64,6 +77,12 @@ const LAYERS: &[(&str, Compose)] = &[
         layer.gated(Value::INPUT, up, Activation::Silu)
     }),
     ("GELU, of itself", |layer| layer.gated(Value::INPUT, Value::INPUT, Activation::GeluTanh)),
+    ("shares of all experts", |layer| {
+        let scores = layer.linear(Value::INPUT, "router", EXPERTS);
+        layer.router(scores, routing(EXPERTS, false))
+    }),
+    ("experts with their shares among all", |layer| mixture(layer, routing(2, false))),
+    ("experts with shares of their own", |layer| mixture(layer, routing(2, true))),
     ("a norm behind a product, added", |layer| {
         let normed = layer.norm(Value::INPUT, "a");
         let product = layer.linear(normed, "square", WIDTH);
@@ -78,6 +97,9 @@ fn shape(stem: &str) -> (usize, usize) {
         "square" => (WIDTH, WIDTH),
         "k" | "v" => (2 * HEAD, WIDTH),
         "heads" => (1, HEAD),
+        "router" => (EXPERTS, WIDTH),
+        "gates" | "ups" => (EXPERTS * HIDDEN, WIDTH),
+        "downs" => (EXPERTS * WIDTH, HIDDEN),
         _ => (1, WIDTH),
     }
 }
@@ -89,7 +111,11 @@ fn weights(device: &Device, layer: &Graph, random: &mut Random) -> LayerWeights 
         let (rows, cols) = shape(name.split('.').nth(2).unwrap());
         match tensor {
             WeightUse::Matrix(_) => {
-                let values = random.normals(rows * cols, 0.15);
+                let mut values = random.normals(rows * cols, 0.15);
+                if name.ends_with(".router.weight") {
+                    // scores are the first columns
+                    values = (0..rows * cols).map(|at| f32::from(u8::from(at / cols == at % cols))).collect();
+                }
                 let bytes = bytemuck::cast_slice(&values);
                 let weight = Weight::upload(device, name, GgmlType::F32, rows, cols, bytes).unwrap();
                 loaded.matrices.insert(name.to_owned(), weight);
@@ -117,7 +143,7 @@ struct Setup<'a> {
 impl Setup<'_> {
     fn batch(&self) -> Batch<'_> {
         let Setup { device, arena, tables, .. } = self;
-        Batch { device, arena, rope_tables: tables, sequences: SEQUENCES, seq_len: SEQ_LEN }
+        Batch { device, arena, rope_tables: tables, sequences: SEQUENCES, first_sequence: 0, seq_len: SEQ_LEN }
     }
 
     fn input(&self, x: &[f32]) -> Buffer {
@@ -170,7 +196,11 @@ fn gradients_are_those_of_finite_differences() {
             let weights = weights(&device, &layer, &mut random);
             let (arena, tables) = (Arena::new(&device), rope_tables(&device));
             let setup = Setup { device: &device, layer, weights, arena, tables };
-            let x = random.normals(TOKENS * WIDTH, 1.0);
+            let mut x = random.normals(TOKENS * WIDTH, 1.0);
+            for (token, row) in x.chunks_exact_mut(WIDTH).enumerate() {
+                // far apart, so that a step asks the same experts
+                (0..EXPERTS).for_each(|expert| row[expert] = ((3 * expert + token * token) % EXPERTS) as f32 - 2.0);
+            }
             let y = setup.output(&x, Keep::Unread);
             assert_eq!(y, setup.output(&x, Keep::All), "{what}: what is kept changes nothing");
             let dy = random.normals(y.len(), 1.0);

@@ -9,6 +9,7 @@ use dq_gpu::calibration::Chunks;
 use dq_gpu::device::Device;
 use dq_gpu::forward::StreamOptions;
 use dq_gpu::forward::lanes::{LaneInputs, LaneTap};
+use dq_gpu::graph::{LinearInput, Matrix};
 use dq_gpu::pipeline::{RoundingInputs, round};
 use dq_gpu::progress::Silent;
 use dq_gpu::quant::{self, GgmlType};
@@ -133,15 +134,17 @@ fn repair_solves_the_normal_equations() {
     for device in common::devices() {
         let upload = |values: &[f32]| device.upload("states", values).unwrap();
         let (original, quantized, residuals) = (upload(&x), upload(&moved), [upload(&h), upload(&other)]);
-        let mut tap = HessianTap::new(&device, tokens / 3, HeldOut::Nothing, 1 << 30);
-        let inputs = LaneInputs {
-            weights: &["w".to_owned()],
+        let mut tap = HessianTap::new(&device, HeldOut::Nothing, 1 << 30);
+        let quantized = LinearInput {
+            matrices: &[Matrix::whole("w")],
+            x: &quantized,
             width,
-            original: &original,
-            quantized: &quantized,
-            residuals: Some([&residuals[0], &residuals[1]]),
+            texts: &[tokens / 3; 3],
+            first_text: 0,
+            experts: None,
         };
-        tap.linear_inputs(&inputs, tokens).unwrap();
+        let residuals = Some([&residuals[0], &residuals[1]]);
+        tap.linear_inputs(&LaneInputs { quantized, original: Some(&original), residuals }).unwrap();
         let hessian = tap.take().remove(0);
         let panel = &hessian.panels[0];
         let factored = Factored::new(panel.h(&device, Texts::All).unwrap(), width, DAMPING).unwrap();

@@ -58,7 +58,7 @@ fn as_python(value: &Value) -> Json {
 /// llama.cpp's converter wrote the fixtures: `tests/interop/converter.py`.
 #[test]
 fn folders_become_what_the_converter_writes() {
-    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2"] {
+    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"] {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.gguf");
         let model = Model::open(&sample(name)).unwrap();
@@ -85,7 +85,7 @@ fn folders_become_what_the_converter_writes() {
 
 #[test]
 fn a_gguf_is_the_folder_it_came_from() {
-    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2"] {
+    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"] {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.gguf");
         let from_folder = Model::open(&sample(name)).unwrap();
@@ -453,7 +453,7 @@ fn files_that_are_no_model_are_refused() {
     write(&model, &path);
     let unknown = message(Model::open(&path));
     assert!(
-        unknown.contains("a.gguf") && unknown.contains("`mamba` (known: gemma3, llama, qwen2, qwen3)"),
+        unknown.contains("a.gguf") && unknown.contains("`mamba` (known: gemma3, llama, qwen2, qwen3, qwen3moe)"),
         "{unknown}"
     );
     assert_eq!(Weights::open(&path).unwrap().tensors.len(), 75, "the weights can be read all the same");

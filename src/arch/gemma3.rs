@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::dense::{self, Defaults, Layout};
-use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use super::decoder::{self, Defaults, Layout};
+use super::{Expected, Extra, Family, HfConfig, Hparams, Place, Transform};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
 use crate::kernels::glu::Activation;
@@ -13,7 +13,7 @@ use crate::kernels::rope::RopeStyle;
 pub(super) struct Gemma3;
 
 const ARCHITECTURE: &str = "gemma3";
-const LAYOUT: Layout = Layout { qk_norm: true, norms_behind: true, activation: Activation::GeluTanh };
+const LAYOUT: Layout = Layout { qk_norm: true, norms_behind: true, activation: Activation::GeluTanh, experts: None };
 
 /// One layer in so many sees all tokens. llama.cpp's converter writes no key for it.
 const PATTERN: u32 = 6;
@@ -90,17 +90,17 @@ impl Family for Gemma3 {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         self.check(config)?;
-        let mut metadata = dense::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
+        let mut metadata = decoder::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
         metadata.set("gemma3.attention.sliding_window", config.size_or("sliding_window", 4096)?);
         Ok(metadata)
     }
 
-    fn gguf_name(&self, hf_name: &str) -> Option<String> {
-        dense::gguf_name(hf_name, LAYOUT)
+    fn place(&self, hf_name: &str) -> Option<Place> {
+        decoder::place(hf_name, LAYOUT)
     }
 
-    fn hf_name(&self, gguf_name: &str) -> Option<String> {
-        dense::hf_name(gguf_name, LAYOUT)
+    fn hf_name(&self, place: &Place) -> Option<String> {
+        decoder::hf_name(place, LAYOUT)
     }
 
     fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
@@ -112,7 +112,8 @@ impl Family for Gemma3 {
     }
 
     fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
-        let mut hparams = Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))?;
+        let mut hparams =
+            Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))?.dense()?;
         // llama.cpp's defaults
         hparams.window_pattern.get_or_insert(PATTERN as usize);
         let local = hparams.rope.local(LOCAL_THETA as f32);
@@ -125,10 +126,10 @@ impl Family for Gemma3 {
     }
 
     fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
-        dense::expected(hparams, LAYOUT)
+        decoder::expected(hparams, LAYOUT)
     }
 
     fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-        dense::layer(hparams, il, LAYOUT, has_tensor)
+        decoder::layer(hparams, il, LAYOUT, has_tensor)
     }
 }

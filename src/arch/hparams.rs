@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
+use crate::graph::ops::Routing;
 use crate::kernels::rope::RopeStyle;
 
-/// The sizes and constants of a dense decoder.
+/// The sizes and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hparams {
     pub architecture: String,
@@ -36,6 +37,16 @@ pub struct Hparams {
     pub attention_scale: f32,
     /// What rows of the embedding are multiplied by.
     pub embedding_scale: f32,
+    /// What layers have in place of one feed-forward part, in families with experts.
+    pub mixture: Option<Mixture>,
+}
+
+/// The experts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    pub routing: Routing,
+    /// Width between an expert's matrices.
+    pub n_ff: usize,
 }
 
 impl Hparams {
@@ -70,12 +81,9 @@ impl Hparams {
 
     /// Reads the keys of `architecture`. `n_vocab` is the number of rows of the embedding, if known.
     ///
-    /// Fails if a key that llama.cpp needs is missing, or describes a model that is not a plain dense decoder.
+    /// Fails if a key that llama.cpp needs is missing, or describes a model that is not a plain decoder.
     pub fn read(metadata: &Metadata, architecture: &str, style: RopeStyle, n_vocab: Option<usize>) -> Result<Hparams> {
         let keys = Keys { metadata, architecture };
-        if keys.size_or("expert_count", 0)? > 0 {
-            bail!("mixture-of-experts models are not supported: `{architecture}.expert_count`");
-        }
         let n_embd = keys.size("embedding_length")?;
         let n_head = keys.size("attention.head_count")?;
         let head_dim = keys.size_or("attention.key_length", n_embd / n_head)?;
@@ -105,7 +113,23 @@ impl Hparams {
             window_pattern: keys.optional_size("attention.sliding_window_pattern")?.filter(|&pattern| pattern > 0),
             attention_scale: 1.0 / (head_dim as f32).sqrt(),
             embedding_scale: 1.0,
+            mixture: keys.mixture()?,
         })
+    }
+
+    /// Number of experts of a layer, 0 without.
+    pub fn n_expert(&self) -> usize {
+        self.mixture.map_or(0, |mixture| mixture.routing.experts)
+    }
+
+    /// Fails on a mixture of experts, in families that have none here.
+    pub fn dense(self) -> Result<Hparams> {
+        match self.mixture {
+            None => Ok(self),
+            Some(_) => {
+                bail!("mixture-of-experts models are not supported for it: `{}.expert_count`", self.architecture)
+            }
+        }
     }
 }
 
@@ -163,6 +187,22 @@ impl Keys<'_> {
 
     fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
         Ok(self.optional_f32(key)?.unwrap_or(default))
+    }
+
+    fn mixture(&self) -> Result<Option<Mixture>> {
+        let experts = self.size_or("expert_count", 0)?;
+        if experts == 0 {
+            return Ok(None);
+        }
+        let used = self.size("expert_used_count")?;
+        if used > experts {
+            bail!("{used} of {experts} experts cannot be used: `{}`", self.name("expert_used_count"));
+        }
+        let n_ff = match self.optional_size("expert_feed_forward_length")? {
+            Some(n_ff) if n_ff > 0 => n_ff,
+            _ => self.size("feed_forward_length")?,
+        };
+        Ok(Some(Mixture { routing: Routing { experts, used, normalizes: true }, n_ff }))
     }
 
     fn vocabulary(&self) -> Result<usize> {

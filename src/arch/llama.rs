@@ -1,11 +1,11 @@
-//! Llama 1 to 3 and the Mistral models that share its layers.
+//! Llama 1 to 3, and the Mistral and Mixtral models that share its layers.
 
 use anyhow::Result;
 
-use super::dense::{self, Defaults, Layout};
+use super::decoder::{self, Defaults, Layout};
 use super::hf_config::THETA;
 use super::rope::llama3_factors;
-use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use super::{Expected, Extra, Family, HfConfig, Hparams, Place, Transform, experts};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
 use crate::kernels::rope::RopeStyle;
@@ -14,18 +14,25 @@ pub(super) struct Llama;
 
 const ARCHITECTURE: &str = "llama";
 const MISTRAL: &str = "MistralForCausalLM";
-const LAYOUT: Layout = Layout::llama(false);
+const MIXTRAL: &str = "MixtralForCausalLM";
+const LAYOUT: Layout = Layout { experts: Some(&experts::BLOCK_SPARSE_MOE), ..Layout::llama(false) };
 
-/// transformers' defaults: `LlamaConfig`, `MistralConfig`.
+/// transformers' defaults: `LlamaConfig`, `MistralConfig`, `MixtralConfig`.
 fn defaults(config: &HfConfig) -> Result<Defaults> {
     let heads = config.size("num_attention_heads")?;
     let (context, kv_heads) = match config.architecture()? {
         // a null counts as absent here; Mistral reads it as the number of heads
-        MISTRAL if !config.json().get("num_key_value_heads").is_some_and(|value| value.is_null()) => (131_072, 8),
-        MISTRAL => (131_072, heads),
+        MISTRAL | MIXTRAL if !config.json().get("num_key_value_heads").is_some_and(|value| value.is_null()) => {
+            (131_072, 8)
+        }
+        MISTRAL | MIXTRAL => (131_072, heads),
         _ => (2048, heads),
     };
-    let head_dim = Some(config.size("hidden_size")? / heads);
+    // the class of Mixtral leaves it out
+    let head_dim = match config.architecture()? {
+        MIXTRAL => None,
+        _ => Some(config.size("hidden_size")? / heads),
+    };
     Ok(Defaults { context, kv_heads, head_dim, theta: THETA, local_theta: None })
 }
 
@@ -40,7 +47,7 @@ impl Family for Llama {
     }
 
     fn hf_architectures(&self) -> &'static [&'static str] {
-        &["LlamaForCausalLM", MISTRAL]
+        &["LlamaForCausalLM", MISTRAL, MIXTRAL]
     }
 
     fn rope_style(&self) -> RopeStyle {
@@ -49,7 +56,7 @@ impl Family for Llama {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let defaults = defaults(config)?;
-        let mut metadata = dense::metadata(ARCHITECTURE, config, &defaults, LAYOUT, file_type)?;
+        let mut metadata = decoder::metadata(ARCHITECTURE, config, &defaults, LAYOUT, file_type)?;
         metadata.set("llama.vocab_size", config.size("vocab_size")?);
         metadata.set("llama.rope.dimension_count", head_dim(config)?);
         Ok(metadata)
@@ -58,20 +65,20 @@ impl Family for Llama {
     /// Mistral's window is in config.json alone: llama.cpp's converter writes no key for it, and its `llama` graph
     /// has no window.
     fn config_window(&self, config: &HfConfig) -> Result<Option<usize>> {
-        if config.architecture()? != MISTRAL {
-            return Ok(None);
-        }
-        let absent = config.json().get("sliding_window").is_none();
-        let window = if absent { Some(4096) } else { config.u32("sliding_window")? };
+        let window = match config.architecture()? {
+            MISTRAL if config.json().get("sliding_window").is_none() => Some(4096),
+            MISTRAL | MIXTRAL => config.u32("sliding_window")?,
+            _ => None,
+        };
         Ok(window.map(|window| window as usize))
     }
 
-    fn gguf_name(&self, hf_name: &str) -> Option<String> {
-        dense::gguf_name(hf_name, LAYOUT)
+    fn place(&self, hf_name: &str) -> Option<Place> {
+        decoder::place(hf_name, LAYOUT)
     }
 
-    fn hf_name(&self, gguf_name: &str) -> Option<String> {
-        dense::hf_name(gguf_name, LAYOUT)
+    fn hf_name(&self, place: &Place) -> Option<String> {
+        decoder::hf_name(place, LAYOUT)
     }
 
     fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform {
@@ -100,10 +107,10 @@ impl Family for Llama {
     }
 
     fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
-        dense::expected(hparams, LAYOUT)
+        decoder::expected(hparams, LAYOUT)
     }
 
     fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-        dense::layer(hparams, il, LAYOUT, has_tensor)
+        decoder::layer(hparams, il, LAYOUT, has_tensor)
     }
 }

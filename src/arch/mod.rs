@@ -1,8 +1,9 @@
 //! One file per model family: hyper-parameters, tensor names both ways, transforms, layer graph.
 //!
-//! A family is a few facts on top of [`dense`]; to add one, write its file and put it into [`FAMILIES`].
+//! A family is a few facts on top of [`decoder`]; to add one, write its file and put it into [`FAMILIES`].
 
-mod dense;
+mod decoder;
+mod experts;
 mod gemma3;
 pub mod hf_config;
 pub mod hparams;
@@ -23,7 +24,7 @@ pub use hf_config::HfConfig;
 pub use hparams::Hparams;
 
 /// Every family that has a forward pass.
-static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen::QWEN2, &qwen::QWEN3];
+static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,15 @@ pub struct Expected {
     pub required: bool,
 }
 
+/// Where a Hugging Face tensor goes in a GGUF.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// GGUF name.
+    pub tensor: String,
+    /// Its place among those that are stacked in the tensor; none if it is all of it.
+    pub index: Option<usize>,
+}
+
 /// A tensor that the converter makes from the config.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extra {
@@ -111,11 +121,11 @@ pub trait Family: Sync {
         Ok(None)
     }
 
-    /// The GGUF name of a Hugging Face tensor.
-    fn gguf_name(&self, hf_name: &str) -> Option<String>;
+    /// Where a Hugging Face tensor goes.
+    fn place(&self, hf_name: &str) -> Option<Place>;
 
-    /// The Hugging Face name of a GGUF tensor.
-    fn hf_name(&self, gguf_name: &str) -> Option<String>;
+    /// The Hugging Face name of the tensor that goes there; of the first one where they are stacked and no place in the stack is given.
+    fn hf_name(&self, place: &Place) -> Option<String>;
 
     /// What is done to the Hugging Face tensor that becomes `gguf_name`.
     fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform;

@@ -1,10 +1,11 @@
-//! Qwen2 and 2.5, whose queries, keys and values have biases, and Qwen3, whose queries and keys have a norm of their own; dense.
+//! Qwen2 and 2.5, whose queries, keys and values have biases, and Qwen3, whose queries and keys have a norm of their own: dense, or
+//! with experts.
 
 use anyhow::{Result, bail};
 
-use super::dense::{self, Defaults, Layout};
+use super::decoder::{self, Defaults, Layout};
 use super::hf_config::{HfScaling, THETA};
-use super::{Expected, Extra, Family, HfConfig, Hparams, Transform};
+use super::{Expected, Extra, Family, HfConfig, Hparams, Place, Transform, experts};
 use crate::gguf::Metadata;
 use crate::graph::Graph;
 use crate::kernels::rope::RopeStyle;
@@ -31,6 +32,13 @@ pub(super) static QWEN3: Qwen = Qwen {
     head_dim: Some(128),
 };
 
+pub(super) static QWEN3_MOE: Qwen = Qwen {
+    architecture: "qwen3moe",
+    hf_architectures: &["Qwen3MoeForCausalLM"],
+    layout: Layout { experts: Some(&experts::MLP_EXPERTS), ..Layout::llama(true) },
+    head_dim: Some(128),
+};
+
 impl Qwen {
     /// transformers' defaults: `Qwen2Config`, `Qwen3Config`.
     fn defaults(&self, config: &HfConfig) -> Result<Defaults> {
@@ -52,6 +60,20 @@ impl Qwen {
         if let HfScaling::Llama3 { .. } = config.rope(context)?.scaling {
             refuse("rope scaling `llama3`")?;
         }
+        if self.layout.experts.is_none() {
+            return Ok(());
+        }
+        // llama.cpp has no key for these
+        if config.u32("decoder_sparse_step")?.unwrap_or(1) != 1 {
+            refuse("this `decoder_sparse_step`")?;
+        }
+        if config.get("mlp_only_layers").is_some_and(|layers| layers.as_array().is_none_or(|layers| !layers.is_empty()))
+        {
+            refuse("`mlp_only_layers`")?;
+        }
+        if !config.bool("norm_topk_prob")?.unwrap_or(false) {
+            refuse("`norm_topk_prob` of false")?;
+        }
         Ok(())
     }
 }
@@ -72,15 +94,20 @@ impl Family for Qwen {
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let defaults = self.defaults(config)?;
         self.check(config, config.size_or("max_position_embeddings", defaults.context)?)?;
-        dense::metadata(self.architecture, config, &defaults, self.layout, file_type)
+        let mut metadata = decoder::metadata(self.architecture, config, &defaults, self.layout, file_type)?;
+        if self.layout.experts.is_some() {
+            let hidden = config.size("moe_intermediate_size")?;
+            metadata.set(format!("{}.expert_feed_forward_length", self.architecture), hidden);
+        }
+        Ok(metadata)
     }
 
-    fn gguf_name(&self, hf_name: &str) -> Option<String> {
-        dense::gguf_name(hf_name, self.layout)
+    fn place(&self, hf_name: &str) -> Option<Place> {
+        decoder::place(hf_name, self.layout)
     }
 
-    fn hf_name(&self, gguf_name: &str) -> Option<String> {
-        dense::hf_name(gguf_name, self.layout)
+    fn hf_name(&self, place: &Place) -> Option<String> {
+        decoder::hf_name(place, self.layout)
     }
 
     fn transform(&self, _: &Hparams, _: &str) -> Transform {
@@ -92,14 +119,19 @@ impl Family for Qwen {
     }
 
     fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
-        Hparams::read(metadata, self.architecture, self.rope_style(), rows("token_embd.weight"))
+        let hparams = Hparams::read(metadata, self.architecture, self.rope_style(), rows("token_embd.weight"))?;
+        match (self.layout.experts, hparams.mixture) {
+            (Some(_), None) => bail!("metadata key is missing: `{}.expert_count`", self.architecture),
+            (Some(_), Some(_)) => Ok(hparams),
+            (None, _) => hparams.dense(),
+        }
     }
 
     fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
-        dense::expected(hparams, self.layout)
+        decoder::expected(hparams, self.layout)
     }
 
     fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-        dense::layer(hparams, il, self.layout, has_tensor)
+        decoder::layer(hparams, il, self.layout, has_tensor)
     }
 }

@@ -37,7 +37,10 @@ const RANGES: &[Range] = &[
     range("attention.sliding_window_pattern", &["sliding_window_pattern", "_sliding_window_pattern"], 1.0, 65_536.0),
     range("", &["query_pre_attn_scalar"], 1e-6, 1e9),
     range("", &["attn_logit_softcapping", "final_logit_softcapping"], 1e-6, 1e9),
-    range("expert_count", &[], 0.0, U32),
+    range("expert_count", &["num_local_experts", "num_experts"], 0.0, 65_536.0),
+    range("expert_used_count", &["num_experts_per_tok"], 1.0, 65_536.0),
+    range("expert_feed_forward_length", &["moe_intermediate_size"], 1.0, 16_777_216.0),
+    range("", &["decoder_sparse_step"], 1.0, U32),
     range("rope.dimension_count", &[], 1.0, 65_536.0),
     // the logarithm of the base divides
     range("rope.freq_base", &["rope_theta"], 1.0 + 1e-6, 1e15),

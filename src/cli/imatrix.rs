@@ -106,6 +106,7 @@ fn report(args: &ImatrixArgs, imatrix: Imatrix, seconds: Vec<StepTime>) -> Imatr
         chunks: imatrix.chunk_count,
         chunk_size: imatrix.chunk_size,
         unseen: unseen.map(|(name, _)| name.clone()).collect(),
+        experts: imatrix.coverage(),
         datasets: imatrix.datasets,
         seconds,
     }

@@ -14,6 +14,7 @@ use super::objective::outlook_line;
 use super::table::{Align, Table, bytes, grouped};
 use super::terminal::{self, visible};
 use crate::gguf::Summary;
+use crate::imatrix::{Coverage, FEW_TOKENS};
 use crate::kld;
 use crate::pipeline::guard::Guard;
 use crate::pipeline::refine::Round;
@@ -131,6 +132,9 @@ pub struct QuantizeReport {
     pub objective: Option<Outlook>,
     /// Name of the device that did the work.
     pub device: String,
+    /// How far the calibration text reached the experts, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Coverage>,
     /// Quantized types of the source, where it was quantized already: against it the KL is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantized_source: Option<String>,
@@ -173,6 +177,9 @@ impl Report for QuantizeReport {
         let (kld, tokens) = (with_se(self.measured_kld, self.measured_kld_se), grouped(self.tokens as u64));
         line(&mut text, "measured KL", &format!("{kld} nats per token on {tokens} held-out tokens"));
         line(&mut text, "same top token", &format!("{:.2} %", self.same_top * 100.0));
+        if let Some(coverage) = &self.experts {
+            line(&mut text, "experts", &coverage_line(coverage));
+        }
         if let Some(types) = &self.quantized_source {
             let note = "the KL is that to the quantized source, not to the model that it was made from";
             line(&mut text, "source", &format!("quantized already ({types}): {note}"));
@@ -180,6 +187,16 @@ impl Report for QuantizeReport {
         line(&mut text, "device", &self.device);
         text
     }
+}
+
+fn coverage_line(coverage: &Coverage) -> String {
+    let Coverage { experts, few, fewest_tokens } = *coverage;
+    format!(
+        "{} of {} saw fewer than {FEW_TOKENS} calibration tokens; the fewest are {}",
+        grouped(few as u64),
+        grouped(experts as u64),
+        grouped(fewest_tokens)
+    )
 }
 
 fn guard_line(guard: &Guard) -> String {
@@ -237,6 +254,9 @@ pub struct ImatrixReport {
     pub datasets: Vec<String>,
     /// Tensors of which a part saw no token, such as experts never chosen.
     pub unseen: Vec<String>,
+    /// How far the text reached the experts, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Coverage>,
     #[serde(serialize_with = "by_step")]
     pub seconds: Vec<StepTime>,
 }
@@ -249,6 +269,9 @@ impl Report for ImatrixReport {
         line(&mut text, "text", &chunks_of(self.chunks, self.chunk_size));
         for dataset in &self.datasets {
             line(&mut text, "dataset", dataset);
+        }
+        if let Some(coverage) = &self.experts {
+            line(&mut text, "experts", &coverage_line(coverage));
         }
         for tensor in &self.unseen {
             line(&mut text, "saw no token", tensor);
@@ -425,6 +448,7 @@ mod tests {
             sensitivity: "reverse sweep".into(),
             objective: None,
             device: "CPU".into(),
+            experts: None,
             quantized_source: None,
             rounding: Some(Guard { rounded: 0.02, plain: 0.05, tokens: 4096 }),
             rounds: Vec::new(),

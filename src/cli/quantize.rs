@@ -178,6 +178,7 @@ fn report(outcome: Outcome, device: String, quantized_source: Option<String>) ->
         sensitivity: outcome.sensitivity,
         objective: outcome.outlook,
         device,
+        experts: outcome.experts,
         quantized_source,
         rounding: outcome.guard,
         rounds: outcome.rounds,

@@ -8,7 +8,7 @@ use super::store::HiddenStates;
 use super::stream::Stream;
 use super::weights::{WeightSource, load_vector, tensor, upload};
 use crate::device::{Buffer, Device};
-use crate::graph::{NoTap, Tap};
+use crate::graph::{LinearInput, Matrix, NoTap, Tap};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::matmul::matmul;
 use crate::kernels::rms_norm::rms_norm;
@@ -70,12 +70,21 @@ impl Stream<'_> {
         ensure!(!scored.is_empty() && scored.end <= self.seq_len, "no position to score in chunks of {}", self.seq_len);
         let width = self.model.hparams.n_embd;
         let norm = self.load_final_norm()?;
+        let matrices = [Matrix::whole(self.model.output_tensor())];
         let positions: Vec<usize> = (0..self.batch_count()).map(|b| self.batch(b).sequences * scored.len()).collect();
         let bytes = positions.iter().map(|count| count * width * size_of::<f32>()).collect();
         let mut states = HiddenStates::new(self.device, bytes, self.options.hidden_budget)?;
-        for (batch, count) in positions.iter().copied().enumerate() {
+        for batch in 0..positions.len() {
             let normed = self.norm_batch(&norm, batch, &hidden.take(batch)?, &scored)?;
-            tap.linear_input(&[self.model.output_tensor()], &normed, count, width)?;
+            let ctx = self.batch(batch);
+            tap.linear_input(&LinearInput {
+                matrices: &matrices,
+                x: &normed,
+                width,
+                texts: &vec![scored.len(); ctx.sequences],
+                first_text: ctx.first_sequence,
+                experts: None,
+            })?;
             states.put(batch, normed)?;
         }
         tap.layer_done()?;

@@ -7,7 +7,7 @@ use super::stream::Stream;
 use super::weights::WeightSource;
 use crate::device::Buffer;
 use crate::graph::run::Keep;
-use crate::graph::{NoTap, Tap};
+use crate::graph::{LinearInput, Matrix, NoTap, Tap};
 use crate::progress::Progress;
 
 /// Units of work of a layer, per token: the original's pass on both lanes, and that of the quantized layer.
@@ -15,27 +15,24 @@ const PASSES: u64 = 3;
 
 /// What one linear input is on both lanes.
 pub struct LaneInputs<'a> {
-    /// The weights that read it.
-    pub weights: &'a [String],
-    pub width: usize,
-    /// `[tokens, width]` in the original model.
-    pub original: &'a Buffer,
-    /// The same behind the quantized layers.
-    pub quantized: &'a Buffer,
-    /// What the output is added to, if it is, on both lanes: `[tokens, rows of the weight]`.
+    /// Behind the quantized layers.
+    pub quantized: LinearInput<'a>,
+    /// `[tokens, width]` in the original model; none for an expert, to which the lanes may send other tokens.
+    pub original: Option<&'a Buffer>,
+    /// What the output is added to, if it is, in the original and behind the quantized layers: `[tokens, rows of the matrix]`.
     pub residuals: Option<[&'a Buffer; 2]>,
 }
 
 impl LaneInputs<'_> {
     /// The width of what the output is added to, 0 if it is not.
-    pub fn residual_width(&self, tokens: usize) -> usize {
-        self.residuals.map_or(0, |[residual, _]| residual.bytes() / size_of::<f32>() / tokens)
+    pub fn residual_width(&self) -> usize {
+        self.residuals.map_or(0, |[residual, _]| residual.bytes() / size_of::<f32>() / self.quantized.tokens())
     }
 }
 
 /// Sees linear inputs on both lanes.
 pub trait LaneTap {
-    fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()>;
+    fn linear_inputs(&mut self, inputs: &LaneInputs) -> Result<()>;
 }
 
 /// All tokens between two layers, on both lanes.
@@ -64,11 +61,11 @@ impl<'a, 's> Lanes<'a, 's> {
         for batch in 0..stream.batch_count() {
             let (ctx, tokens) = (stream.batch(batch), stream.batch_tokens(batch).len());
             let [original, quantized] = [self.original.take(batch)?, self.quantized.take(batch)?];
-            let [mut seen_original, mut seen_quantized] = [Recorder::default(), Recorder::default()];
+            let mut seen = Recorder::default();
             // with all values kept, nothing that was recorded is written to again
-            let passed = graph.run(ctx, &weights, original.clone(), Keep::All, &mut seen_original)?;
-            graph.show(ctx, &weights, quantized.clone(), &mut seen_quantized)?;
-            show(seen_original, seen_quantized, tokens, tap)?;
+            let passed = graph.run(ctx, &weights, original.clone(), Keep::All, &mut seen)?;
+            let mut pairing = Pairing { original: &seen, residual: None, tap };
+            graph.show(ctx, &weights, quantized.clone(), &mut pairing)?;
             stream.keep_state(passed.get(graph.output()), &original, tokens)?;
             self.original.put(batch, original)?;
             self.quantized.put(batch, quantized)?;
@@ -88,39 +85,27 @@ impl<'a, 's> Lanes<'a, 's> {
     pub fn compare_heads(mut self, tap: &mut dyn LaneTap) -> Result<()> {
         let stream = self.stream;
         let (norm, every) = (stream.load_final_norm()?, 0..stream.sequence_len());
-        let weights = [stream.model.output_tensor().to_owned()];
+        let matrices = [Matrix::whole(stream.model.output_tensor())];
         for batch in 0..stream.batch_count() {
             let normed = |states: &mut HiddenStates| stream.norm_batch(&norm, batch, &states.take(batch)?, &every);
-            let inputs = LaneInputs {
-                weights: &weights,
+            let ctx = stream.batch(batch);
+            let quantized = LinearInput {
+                matrices: &matrices,
+                x: &normed(&mut self.quantized)?,
                 width: stream.model.hparams.n_embd,
-                original: &normed(&mut self.original)?,
-                quantized: &normed(&mut self.quantized)?,
-                residuals: None,
+                texts: &vec![ctx.seq_len; ctx.sequences],
+                first_text: ctx.first_sequence,
+                experts: None,
             };
-            tap.linear_inputs(&inputs, stream.batch_tokens(batch).len())?;
+            let original = normed(&mut self.original)?;
+            tap.linear_inputs(&LaneInputs { quantized, original: Some(&original), residuals: None })?;
             stream.device.flush()?;
         }
         Ok(())
     }
 }
 
-fn show(original: Recorder, quantized: Recorder, tokens: usize, tap: &mut dyn LaneTap) -> Result<()> {
-    for (one, other) in original.inputs.iter().zip(&quantized.inputs) {
-        let residuals = one.residual.as_ref().zip(other.residual.as_ref());
-        let inputs = LaneInputs {
-            weights: &one.weights,
-            width: one.width,
-            original: &one.x,
-            quantized: &other.x,
-            residuals: residuals.map(|(one, other)| [one, other]),
-        };
-        tap.linear_inputs(&inputs, tokens)?;
-    }
-    Ok(())
-}
-
-/// Remembers the linear inputs of one batch on one lane.
+/// Remembers the inputs of one batch in the original model, but for those of experts.
 #[derive(Default)]
 struct Recorder {
     residual: Option<Buffer>,
@@ -128,9 +113,8 @@ struct Recorder {
 }
 
 struct Seen {
-    weights: Vec<String>,
+    matrices: Vec<Matrix>,
     x: Buffer,
-    width: usize,
     residual: Option<Buffer>,
 }
 
@@ -140,9 +124,36 @@ impl Tap for Recorder {
         Ok(())
     }
 
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, _: usize, width: usize) -> Result<()> {
-        let weights = weights.iter().map(|name| name.to_string()).collect();
-        self.inputs.push(Seen { weights, x: x.clone(), width, residual: self.residual.take() });
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        if input.experts.is_none() {
+            let residual = self.residual.take();
+            self.inputs.push(Seen { matrices: input.matrices.to_vec(), x: input.x.clone(), residual });
+        }
         Ok(())
+    }
+}
+
+/// Shows the inputs behind quantized layers together with what was remembered.
+struct Pairing<'a> {
+    original: &'a Recorder,
+    residual: Option<Buffer>,
+    tap: &'a mut dyn LaneTap,
+}
+
+impl Tap for Pairing<'_> {
+    fn residual(&mut self, residual: &Buffer) -> Result<()> {
+        self.residual = Some(residual.clone());
+        Ok(())
+    }
+
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        let original = self.original.inputs.iter().find(|seen| seen.matrices == input.matrices);
+        let residual = self.residual.take();
+        let residuals = original.and_then(|seen| seen.residual.as_ref()).zip(residual.as_ref());
+        self.tap.linear_inputs(&LaneInputs {
+            quantized: *input,
+            original: original.map(|seen| &seen.x),
+            residuals: residuals.map(|(original, quantized)| [original, quantized]),
+        })
     }
 }

@@ -12,7 +12,7 @@ use crate::arch::Hparams;
 use crate::device::Buffer;
 use crate::graph::run::Keep;
 use crate::graph::vanishing::{Rows, lifted};
-use crate::graph::{NoTap, Tap};
+use crate::graph::{Matrix, NoTap, Tap};
 use crate::kernels::matmul::matmul;
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
@@ -108,6 +108,7 @@ fn head_gradient(
         gradient.put(batch, device.alloc("head gradient", bytes)?)?;
     }
 
+    let output = Matrix::whole(stream.model.output_tensor());
     // Three walks over the vocabulary: log-sum-exp, the label that the uniform number falls on, the gradient.
     progress.begin("head gradient", 3 * (tiles.rows * batches) as u64);
     for walk in 0..3 {
@@ -121,7 +122,7 @@ fn head_gradient(
                     1 => sample_gradient::cdf_tile(device, state, &logits, uniform, count, rows.len(), rows.start)?,
                     _ => {
                         sample_gradient::gradient_tile(device, state, &logits, count, rows.len(), rows.start)?;
-                        tap.linear_gradient(stream.model.output_tensor(), &logits, count, rows.len(), rows.start)?;
+                        tap.linear_gradient(&output, &logits, count, rows.len(), rows.start)?;
                         let dx = gradient.take(batch)?;
                         matmul_transposed(device, &logits, &w, &dx, count, 0..rows.len(), rows.start > 0)?;
                         gradient.put(batch, dx)?;

@@ -90,7 +90,12 @@ impl<'a> Stream<'a> {
         if let Some(id) = tokens.iter().find(|id| **id >= vocabulary) {
             anyhow::bail!("{}: token id {id} is outside the vocabulary of {vocabulary}", model.path.display());
         }
-        let widest = model.tensors.iter().filter(|t| t.name.starts_with("blk.")).map(|t| t.rows.max(t.cols)).max();
+        let widest = model
+            .tensors
+            .iter()
+            .filter(|t| t.name.starts_with("blk."))
+            .map(|t| (t.rows / t.matrices()).max(t.cols))
+            .max();
         let fitting = device.max_binding_bytes() / (widest.unwrap_or(1) * size_of::<f32>());
         ensure!(fitting >= seq_len, "--ctx {seq_len}: one sequence does not fit the device's largest binding");
         let per_token = (0..model.hparams.n_layer).map(|layer| activation_bytes(model, layer)).max().unwrap_or(0);
@@ -159,6 +164,7 @@ impl<'a> Stream<'a> {
             arena: &self.arena,
             rope_tables: &self.rope_tables,
             sequences: self.batches[index].len(),
+            first_sequence: self.batches[index].start,
             seq_len: self.seq_len,
         }
     }

@@ -1,6 +1,6 @@
 //! Composing a layer.
 
-use super::ops::{Add, Attend, Attention, Gated, Linear, Norm, Rope, Rotate};
+use super::ops::{Add, Attend, Attention, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
 use super::{Graph, Operation, Value};
 use crate::kernels::glu::Activation;
 
@@ -110,6 +110,28 @@ impl<'a> Builder<'a> {
     pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend) -> Value {
         let dst = self.value(self.width(q));
         self.push(Attention { q, k, v, dst, attend })
+    }
+
+    /// What each expert counts for each token, from scores `[tokens, experts]`.
+    pub fn router(&mut self, src: Value, routing: Routing) -> Value {
+        let dst = self.value(routing.experts);
+        self.push(Router { src, dst, routing })
+    }
+
+    /// The sum of what experts make of `src`, as much of each as `shares` say. Stems of the stacks of gate, up and down matrices, with
+    /// `hidden` columns between them.
+    pub fn experts(
+        &mut self,
+        src: Value,
+        shares: Value,
+        stems: [&str; 3],
+        hidden: usize,
+        activation: Activation,
+    ) -> Value {
+        let [gate, up, down] = stems.map(|stem| self.weight(stem));
+        let (width, count) = (self.width(src), self.width(shares));
+        let dst = self.value(width);
+        self.push(Experts { src, shares, dst, gate, up, down, width, hidden, count, activation })
     }
 
     /// activation(gate) * up.

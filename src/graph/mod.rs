@@ -20,7 +20,7 @@ pub use arena::Arena;
 use back::Backward;
 pub use build::Builder;
 use run::{Forward, Keep};
-pub use tap::{NoTap, Tap};
+pub use tap::{LinearInput, Matrix, NoTap, OneOf, Tap};
 pub use weights::{LayerWeights, WeightUse};
 
 /// A value `[tokens, width]` of a layer. The first one is the residual stream as it enters.
@@ -51,6 +51,11 @@ pub trait Operation: Debug + Send + Sync {
 
     /// Tensors by their GGUF names.
     fn weights(&self) -> Vec<WeightUse<'_>>;
+
+    /// Columns of all that an operation keeps inside while it runs.
+    fn inside(&self) -> usize {
+        0
+    }
 
     /// The input of a product with a matrix, which taps see.
     fn product(&self) -> Option<Product<'_>> {
@@ -96,10 +101,11 @@ impl Graph {
         self.ops.iter().flat_map(|op| op.weights())
     }
 
-    /// Width of all values that have room of their own where all are kept.
+    /// Width of all values that have room of their own where all are kept, and of what operations keep inside.
     pub fn width(&self) -> usize {
         let own = (0..self.ops.len()).filter(|&index| self.written_over(index, Keep::All).is_none());
-        own.map(|index| self.widths[self.ops[index].writes().0]).sum()
+        let values: usize = own.map(|index| self.widths[self.ops[index].writes().0]).sum();
+        values + self.ops.iter().map(|op| op.inside()).sum::<usize>()
     }
 
     /// The value whose room operation `index` may write into, because no one wants it any more.
@@ -124,10 +130,10 @@ impl Graph {
     }
 
     /// The matrices of all products that read the same value as operation `index`, if it is the first of them.
-    fn sharing_input(&self, index: usize) -> Option<Vec<&str>> {
+    fn sharing_input(&self, index: usize) -> Option<Vec<Matrix>> {
         let src = self.ops[index].product()?.src;
         let products = || self.ops.iter().enumerate().filter_map(|(at, op)| Some((at, op.product()?)));
         let readers: Vec<_> = products().filter(|(_, product)| product.src == src).collect();
-        (readers[0].0 == index).then(|| readers.into_iter().map(|(_, product)| product.weight).collect())
+        (readers[0].0 == index).then(|| readers.into_iter().map(|(_, product)| Matrix::whole(product.weight)).collect())
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::arena::Arena;
-use super::tap::Tap;
+use super::tap::{LinearInput, Tap};
 use super::weights::LayerWeights;
 use super::{Graph, Value};
 use crate::device::{Buffer, Device};
@@ -17,6 +17,8 @@ pub struct Batch<'a> {
     pub rope_tables: &'a [Buffer],
     /// Each its own, from position 0.
     pub sequences: usize,
+    /// Place of the first one among those of all batches.
+    pub first_sequence: usize,
     pub seq_len: usize,
 }
 
@@ -47,23 +49,29 @@ impl Values {
 }
 
 /// One operation on its way forward.
-pub struct Forward<'a> {
+pub struct Forward<'a, 't> {
     pub batch: Batch<'a>,
     pub weights: &'a LayerWeights,
+    pub tap: &'t mut dyn Tap,
     graph: &'a Graph,
     index: usize,
     keep: Keep,
     values: &'a mut Values,
 }
 
-impl Forward<'_> {
+impl Forward<'_, '_> {
     pub fn get(&self, value: Value) -> &Buffer {
         self.values.get(value)
     }
 
     /// Elements of a value.
     pub fn len(&self, value: Value) -> usize {
-        self.batch.tokens() * self.graph.widths[value.0]
+        self.batch.tokens() * self.width(value)
+    }
+
+    /// Columns of a value.
+    pub fn width(&self, value: Value) -> usize {
+        self.graph.widths[value.0]
     }
 
     /// Room for what the operation writes. It holds [`Operation::over`], if there is such a value; else its content is undefined.
@@ -117,7 +125,7 @@ impl Graph {
         values.0[Value::INPUT.0] = Some(input);
         for (index, op) in self.ops[..count].iter().enumerate() {
             self.show_product(index, batch, &values, tap)?;
-            op.forward(&mut Forward { batch, weights, graph: self, index, keep, values: &mut values })?;
+            op.forward(&mut Forward { batch, weights, tap: &mut *tap, graph: self, index, keep, values: &mut values })?;
         }
         Ok(values)
     }
@@ -129,10 +137,14 @@ impl Graph {
             tap.residual(values.get(residual))?;
         }
         match self.sharing_input(index) {
-            Some(sharing) => {
-                let (x, width) = (values.get(product.src), self.widths[product.src.0]);
-                tap.linear_input(&sharing, x, batch.tokens(), width)
-            }
+            Some(matrices) => tap.linear_input(&LinearInput {
+                matrices: &matrices,
+                x: values.get(product.src),
+                width: self.widths[product.src.0],
+                texts: &vec![batch.seq_len; batch.sequences],
+                first_text: batch.first_sequence,
+                experts: None,
+            }),
             None => Ok(()),
         }
     }

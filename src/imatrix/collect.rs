@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{Entry, Imatrix};
 use crate::device::{Buffer, Device};
-use crate::graph::Tap;
+use crate::graph::{LinearInput, Matrix, Tap};
 use crate::kernels::column_moments::column_moments;
 
 /// Sums that wait on the device before they are read; bounds their memory.
@@ -20,7 +20,7 @@ pub struct Collector<'a> {
 }
 
 struct Pending {
-    weights: Vec<String>,
+    matrices: Vec<Matrix>,
     sums: Buffer,
     tokens: usize,
 }
@@ -31,23 +31,20 @@ impl<'a> Collector<'a> {
     }
 
     fn read_pending(&mut self) -> Result<()> {
-        for Pending { weights, sums, tokens } in self.pending.drain(..) {
+        for Pending { matrices, sums, tokens } in self.pending.drain(..) {
             let sums = self.device.read::<f32>(&sums)?;
             let (squares, values) = sums.split_at(sums.len() / 2);
             ensure!(
                 sums.iter().all(|sum| sum.is_finite()),
                 "activations overflow at the input of `{}`: the model is broken or its weights are damaged",
-                weights[0]
+                matrices[0]
             );
-            for name in weights {
-                let entry = self.entries.entry(name).or_insert_with(|| Entry {
-                    sum2: vec![0.0; squares.len()],
-                    sum: Some(vec![0.0; values.len()]),
-                    counts: vec![0.0],
-                });
-                add(&mut entry.sum2, squares);
-                add(entry.sum.as_mut().expect("a collected entry has means"), values);
-                entry.counts[0] += tokens as f64;
+            for Matrix { tensor, index } in matrices {
+                let entry = self.entries.entry(tensor).or_default();
+                let columns = index * squares.len()..(index + 1) * squares.len();
+                add(&mut grown(&mut entry.sum2, columns.end)[columns.clone()], squares);
+                add(&mut grown(entry.sum.get_or_insert_default(), columns.end)[columns], values);
+                grown(&mut entry.counts, index + 1)[index] += tokens as f64;
             }
         }
         Ok(())
@@ -66,15 +63,24 @@ impl<'a> Collector<'a> {
     }
 }
 
+/// At least `len` sums: matrices of a stack come one by one.
+fn grown(sums: &mut Vec<f64>, len: usize) -> &mut [f64] {
+    sums.resize(sums.len().max(len), 0.0);
+    sums
+}
+
 fn add(total: &mut [f64], part: &[f32]) {
     total.iter_mut().zip(part).for_each(|(total, part)| *total += f64::from(*part));
 }
 
 impl Tap for Collector<'_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        let (width, tokens) = (input.width, input.tokens());
         let sums = self.device.alloc("activation sums", 2 * width * size_of::<f32>())?;
-        column_moments(self.device, x, &sums, tokens, width)?;
-        self.pending.push(Pending { weights: weights.iter().map(|name| name.to_string()).collect(), sums, tokens });
+        if tokens > 0 {
+            column_moments(self.device, input.x, &sums, tokens, width)?;
+        }
+        self.pending.push(Pending { matrices: input.matrices.to_vec(), sums, tokens });
         if self.pending.len() >= PENDING_SUMS { self.read_pending() } else { Ok(()) }
     }
 

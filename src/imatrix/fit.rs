@@ -28,10 +28,11 @@ impl Imatrix {
         for (name, entry) in &self.entries {
             let Some(tensor) = model.tensor(name) else { continue };
             ensure!(
-                entry.sum2.len() == tensor.cols,
-                "it is of another model: `{name}` has {} values where the model's tensor has {} columns",
+                entry.sum2.len() == tensor.cols * tensor.matrices(),
+                "it is of another model: `{name}` has {} values where the model's tensor has {} columns{}",
                 entry.sum2.len(),
-                tensor.cols
+                tensor.cols,
+                if tensor.matrices() > 1 { format!(" and {} matrices", tensor.matrices()) } else { String::new() }
             );
         }
         let all = self.entries.len();

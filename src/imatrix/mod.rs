@@ -33,6 +33,23 @@ pub struct Imatrix {
     pub extra: Vec<(String, Value)>,
 }
 
+/// How far calibration text reaches the experts of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// In all layers.
+    pub experts: usize,
+    /// Those that fewer than [`FEW_TOKENS`] tokens were sent to.
+    pub few: usize,
+    /// Tokens of the expert that has fewest.
+    pub fewest_tokens: u64,
+}
+
+/// Fewer tokens say little of what an expert reads.
+pub const FEW_TOKENS: f64 = 100.0;
+
+/// Tokens that the mean of all experts weighs as much as, beside those of an expert itself.
+const COMMON_TOKENS: f64 = 16.0;
+
 /// The statistics of one weight tensor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -139,15 +156,27 @@ impl Imatrix {
         Some(entry.means(&entry.sum2, 1.0))
     }
 
-    /// The importance of the `cols` columns of a tensor: [`Imatrix::known_importance`], or ones.
-    pub fn importance(&self, name: &str, cols: usize) -> Vec<f32> {
-        self.known_importance(name, cols).unwrap_or_else(|| vec![1.0; cols])
+    /// The importance of the columns of each matrix of a tensor, `[matrices, cols]`: [`Imatrix::known_importance`], or ones.
+    pub fn importance(&self, name: &str, cols: usize, matrices: usize) -> Vec<f32> {
+        self.known_importance(name, cols, matrices).unwrap_or_else(|| vec![1.0; cols * matrices])
     }
 
-    /// E[x_j^2] of the tensor's own statistics, or of a matrix that reads the same vector.
-    pub fn known_importance(&self, name: &str, cols: usize) -> Option<Vec<f32>> {
-        let known = importance_names(name).into_iter().find_map(|name| self.mean2(&name));
-        known.filter(|values| values.len() == cols)
+    /// E[x_j^2] of the tensor's own statistics, or of a tensor that reads the same vector, `[matrices, cols]`. Experts that few tokens
+    /// were sent to are drawn towards all of them.
+    pub fn known_importance(&self, name: &str, cols: usize, matrices: usize) -> Option<Vec<f32>> {
+        let known = importance_names(name).into_iter().find_map(|name| self.entries.get(&name));
+        let values = known?.drawn_together();
+        (values.len() == cols * matrices).then_some(values)
+    }
+
+    /// How far the text reached the experts; none for a model without, and where counts are not by expert.
+    pub fn coverage(&self) -> Option<Coverage> {
+        let is_stack = |(name, entry): &(&String, &Entry)| name.contains(".ffn_down_exps.") && entry.counts.len() > 1;
+        let counts: Vec<f64> =
+            self.entries.iter().filter(is_stack).flat_map(|(_, entry)| &entry.counts).copied().collect();
+        let fewest_tokens = counts.iter().copied().reduce(f64::min)? as u64;
+        let few = counts.iter().filter(|count| **count < FEW_TOKENS).count();
+        Some(Coverage { experts: counts.len(), few, fewest_tokens })
     }
 
     /// E[x_j], `[matrices, cols]`, where the file has it. An expert that saw no token has zeros.
@@ -207,6 +236,22 @@ impl Entry {
             count => (sum / count) as f32,
         };
         sums.iter().enumerate().map(mean).collect()
+    }
+
+    /// Means of x_j^2, those of matrices with few tokens drawn towards the mean of all.
+    fn drawn_together(&self) -> Vec<f32> {
+        let all: f64 = self.counts.iter().sum();
+        if self.counts.len() == 1 || all == 0.0 {
+            return self.means(&self.sum2, 1.0);
+        }
+        let cols = self.cols();
+        let common = |column: usize| self.sum2.iter().skip(column).step_by(cols).sum::<f64>() / all;
+        let common: Vec<f64> = (0..cols).map(common).collect();
+        let mean = |(index, sum): (usize, &f64)| {
+            let count = self.counts[index / cols];
+            ((sum + COMMON_TOKENS * common[index % cols]) / (count + COMMON_TOKENS)) as f32
+        };
+        self.sum2.iter().enumerate().map(mean).collect()
     }
 
     fn scale(&mut self, factor: f64) {

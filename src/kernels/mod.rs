@@ -3,11 +3,13 @@
 //! A kernel checks the sizes of its buffers, then runs the twin on the CPU device or records a [`Call`] on a GPU.
 //! Matrices are row-major; `n` counts tokens. No kernel takes one buffer both to read and to write.
 
+pub mod add_rows;
 pub mod attention;
 pub mod attention_backward;
 pub mod column_moments;
 pub mod decode;
 pub mod encode;
+pub mod gather_rows;
 pub(crate) mod gemm;
 pub mod glu;
 pub mod glu_backward;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::analyze::slabs;
+use super::slabs::{of_matrix, slabs};
 use crate::device::Device;
 use crate::forward::weights::WeightSource;
 use crate::imatrix::Imatrix;
@@ -27,9 +27,9 @@ pub(super) fn encode_tensor(
     ty: GgmlType,
     mut sink: impl FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
-    let weights = imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
-    let weights = device.upload("importance", &weights.unwrap_or_else(|| vec![1.0; tensor.cols]))?;
+    let importance = importance(imatrix, tensor);
     for rows in slabs(tensor) {
+        let weights = device.upload("importance", of_matrix(tensor, &importance, &rows))?;
         let values = model.f32_rows(tensor, rows.clone())?;
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
@@ -38,6 +38,13 @@ pub(super) fn encode_tensor(
         sink(&bytes, (rows.len() * tensor.cols) as u64)?;
     }
     Ok(())
+}
+
+/// The importance of the columns of each matrix of a tensor, `[matrices, cols]`; without any all columns count the same.
+pub(super) fn importance(imatrix: Option<&Imatrix>, tensor: &Tensor) -> Vec<f32> {
+    let matrices = tensor.matrices();
+    let known = imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols, matrices));
+    known.unwrap_or_else(|| vec![1.0; tensor.cols * matrices])
 }
 
 /// The model with some tensors encoded when they are read, so that no more than one is held.

@@ -14,9 +14,11 @@ pub mod quantize;
 mod reference;
 pub mod refine;
 mod round;
-mod round_tensor;
+mod round_matrix;
 mod sample;
+mod slabs;
 mod strength;
+mod weigh;
 mod write;
 
 pub use analyze::{AnalysisInputs, analyze, bare_analysis};

@@ -17,7 +17,7 @@ use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::{Stream, StreamOptions};
 use crate::gguf::{GgufWriter, Value};
-use crate::imatrix::Imatrix;
+use crate::imatrix::{Coverage, Imatrix};
 use crate::kld::{Report, TokenRecord, compare};
 use crate::plan::mixes::needs_imatrix;
 use crate::plan::{
@@ -111,6 +111,8 @@ pub struct Outcome {
     pub sensitivity: String,
     /// What an objective beyond the mean predicts of the plan.
     pub outlook: Option<Outlook>,
+    /// How far the calibration text reached the experts, where there are any.
+    pub experts: Option<Coverage>,
     /// What rounding is worth, where it was measured.
     pub guard: Option<Guard>,
     /// What each round of refinement found.
@@ -201,6 +203,7 @@ impl Job<'_> {
                 report,
                 sensitivity: analysis.sensitivity.clone(),
                 outlook,
+                experts: knowledge.imatrix.as_ref().and_then(Imatrix::coverage),
                 guard,
                 rounds,
                 steps: clock.laps,

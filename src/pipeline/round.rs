@@ -5,16 +5,18 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 
-use super::analyze::{role_mixture, slabs};
+use super::analyze::role_mixture;
 use super::checkpoint::KeptTensors;
-use super::round_tensor::{Panel, TensorRounding, Way};
+use super::encoded::importance;
+use super::round_matrix::{MatrixRounding, Panel, Way};
+use super::slabs::of_matrix;
 use super::strength::shrink;
 use crate::calibration::Chunks;
-use crate::device::{Buffer, Device};
+use crate::device::Device;
 use crate::forward::lanes::{LaneInputs, LaneTap, Lanes};
 use crate::forward::weights::WeightSource;
 use crate::forward::{Stream, StreamOptions};
-use crate::graph::Tap;
+use crate::graph::{LinearInput, Matrix, Tap};
 use crate::imatrix::Imatrix;
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -70,8 +72,9 @@ pub fn round(
     let chunks = inputs.chunks;
     let stream = Stream::new(device, model, &chunks.tokens, chunks.ctx, inputs.memory)?;
     let held_out = HeldOut::of(&chunks.domain, HELD_OUT);
-    let hessians = HessianTap::new(device, chunks.ctx, held_out, inputs.memory.moments_budget);
-    let mut rounding = Rounding { device, model, missing, imatrix, inputs, hessians, rounded, sink };
+    let hessians = HessianTap::new(device, held_out, inputs.memory.moments_budget);
+    let unfinished = HashMap::new();
+    let mut rounding = Rounding { device, model, missing, imatrix, inputs, hessians, rounded, unfinished, sink };
     match inputs.method.prefix {
         Prefix::Original => {
             progress.begin(&step, stream.work());
@@ -101,6 +104,7 @@ struct Rounding<'a, 'b> {
     inputs: &'a RoundingInputs<'a>,
     hessians: HessianTap<'a>,
     rounded: Rounded<'a>,
+    unfinished: HashMap<String, Unfinished>,
     sink: &'a mut Sink<'b>,
 }
 
@@ -144,11 +148,8 @@ impl WeightSource for Rounded<'_> {
 
 /// All layers are the original's.
 impl Tap for Rounding<'_, '_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        match weights.iter().any(|name| self.missing.contains_key(*name)) {
-            true => self.hessians.linear_input(weights, x, tokens, width),
-            false => Ok(()),
-        }
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        if self.is_wanted(input) { self.hessians.linear_input(input) } else { Ok(()) }
     }
 
     fn layer_done(&mut self) -> Result<()> {
@@ -157,11 +158,8 @@ impl Tap for Rounding<'_, '_> {
 }
 
 impl LaneTap for Rounding<'_, '_> {
-    fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()> {
-        match inputs.weights.iter().any(|name| self.missing.contains_key(name)) {
-            true => self.hessians.linear_inputs(inputs, tokens),
-            false => Ok(()),
-        }
+    fn linear_inputs(&mut self, inputs: &LaneInputs) -> Result<()> {
+        if self.is_wanted(&inputs.quantized) { self.hessians.linear_inputs(inputs) } else { Ok(()) }
     }
 }
 
@@ -169,12 +167,18 @@ impl LaneTap for Rounding<'_, '_> {
 struct HeadTap<'a, 'b>(&'b mut HessianTap<'a>);
 
 impl Tap for HeadTap<'_, '_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        if weights.contains(&EMBEDDING) { self.0.linear_input(weights, x, tokens, width) } else { Ok(()) }
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        let is_head = input.matrices.iter().any(|matrix| matrix.tensor == EMBEDDING);
+        if is_head { self.0.linear_input(input) } else { Ok(()) }
     }
 }
 
 impl<'a> Rounding<'a, '_> {
+    /// Whether a tensor that reads this input is still to be rounded.
+    fn is_wanted(&self, input: &LinearInput) -> bool {
+        input.matrices.iter().any(|matrix| self.missing.contains_key(&matrix.tensor))
+    }
+
     /// Layer by layer, each behind the ones that are rounded already.
     fn walk(&mut self, stream: &Stream, progress: &dyn Progress) -> Result<()> {
         let mut lanes = Lanes::new(stream, &self.rounded)?;
@@ -196,42 +200,50 @@ impl<'a> Rounding<'a, '_> {
         Ok(())
     }
 
-    /// Rounds every weight that reads this input.
+    /// Rounds every matrix that reads this input.
     fn round_readers(&mut self, hessian: &Hessian) -> Result<()> {
         let (device, method) = (self.device, self.inputs.method);
         let (mut readers, mut alone) = (Vec::new(), Vec::new());
-        for name in &hessian.weights {
-            let missing = self.missing.get(name).copied();
+        for Matrix { tensor, index } in &hessian.matrices {
+            let missing = self.missing.get(tensor).copied();
             // what is kept from an earlier run helped to choose there, so it does here
-            let Some(ty) = missing.or_else(|| self.rounded.restored.get(name).copied()) else { continue };
-            let tensor = self.model.require(name)?;
+            let Some(ty) = missing.or_else(|| self.rounded.restored.get(tensor).copied()) else { continue };
+            let tensor = self.model.require(tensor)?;
+            let rounding = self.matrix_rounding(tensor, *index, ty);
             let mixture = match self.inputs.sensitivities {
-                Some(known) => role_mixture(device, known, name, hessian, Texts::All)?,
+                Some(known) => role_mixture(device, known, &tensor.name, hessian, Texts::All)?,
                 None => None,
             };
             match (mixture, missing) {
-                (Some(h), Some(ty)) => {
-                    self.round_tensor(tensor, ty, &mut [Panel::unjudged(device, h, tensor.cols, method)?], None)?;
+                (Some(h), Some(_)) => {
+                    let mut panel = Panel::unjudged(device, h, tensor.cols, method)?;
+                    self.finish(&rounding, |sink| {
+                        rounding.round(std::slice::from_mut(&mut panel), &[Way::Rounded], sink)
+                    })?;
                 }
                 (Some(_), None) => {}
-                (None, _) => {
-                    alone.extend(missing.map(|ty| (tensor, ty, readers.len())));
-                    readers.push(self.tensor_rounding(tensor, ty).reader()?);
+                (None, missing) => {
+                    readers.push(rounding.reader()?);
+                    alone.extend(missing.map(|_| (rounding, readers.len() - 1)));
                 }
             }
         }
         if alone.is_empty() {
             return Ok(());
         }
+        if hessian.panels.iter().any(|panel| panel.tokens() == 0) {
+            // no token was sent to the expert
+            return alone.iter().try_for_each(|(rounding, _)| self.finish(rounding, |sink| rounding.encode(sink)));
+        }
         let panel = |panel| Panel::new(device, panel, shrink(device, panel, &readers, method)?, method);
         let mut panels: Vec<Panel> = hessian.panels.iter().map(panel).collect::<Result<_>>()?;
         let mut judged = Vec::new();
-        for (tensor, ty, reader) in alone {
-            let ways = self.tensor_rounding(tensor, ty).ways(&readers[reader].sample, &mut panels)?;
-            judged.push((tensor, ty, ways));
+        for (rounding, reader) in alone {
+            let ways = rounding.ways(&readers[reader].sample, &mut panels)?;
+            judged.push((rounding, ways));
         }
-        for (tensor, ty, ways) in judged {
-            self.round_tensor(tensor, ty, &mut panels, Some(ways))?;
+        for (rounding, ways) in judged {
+            self.finish(&rounding, |sink| rounding.round(&mut panels, &ways, sink))?;
         }
         Ok(())
     }
@@ -247,42 +259,53 @@ impl<'a> Rounding<'a, '_> {
     fn round_embedding(&mut self, moments: Option<&Vec<f32>>) -> Result<()> {
         let Some((ty, moments)) = self.missing.get(EMBEDDING).copied().zip(moments) else { return Ok(()) };
         let tensor = self.model.require(EMBEDDING)?;
-        let panel = Panel::unjudged(self.device, moments.clone(), tensor.cols, self.inputs.method)?;
-        self.round_tensor(tensor, ty, &mut [panel], None)
+        let mut panel = Panel::unjudged(self.device, moments.clone(), tensor.cols, self.inputs.method)?;
+        let rounding = self.matrix_rounding(tensor, 0, ty);
+        self.finish(&rounding, |sink| rounding.round(std::slice::from_mut(&mut panel), &[Way::Rounded], sink))
     }
 
-    fn tensor_rounding(&self, tensor: &'a Tensor, ty: GgmlType) -> TensorRounding<'a> {
-        let weights = self.imatrix.map(|imatrix| imatrix.importance(&tensor.name, tensor.cols));
-        let weights = weights.unwrap_or_else(|| vec![1.0; tensor.cols]);
-        TensorRounding { device: self.device, model: self.model, tensor, ty, weights }
+    fn matrix_rounding(&self, tensor: &'a Tensor, index: usize, ty: GgmlType) -> MatrixRounding<'a> {
+        let rows = tensor.matrix_rows(index);
+        let weights = of_matrix(tensor, &importance(self.imatrix, tensor), &rows).to_vec();
+        MatrixRounding { device: self.device, model: self.model, tensor, rows, ty, weights }
     }
 
-    /// `ways` by panel; the first one for all where nothing judges.
-    fn round_tensor(
+    /// Takes what `encode` gives its sink. The matrices of a stack come in their order.
+    fn finish(
         &mut self,
-        tensor: &'a Tensor,
-        ty: GgmlType,
-        panels: &mut [Panel],
-        ways: Option<Vec<Way>>,
+        rounding: &MatrixRounding<'a>,
+        encode: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let rounding = self.tensor_rounding(tensor, ty);
-        let ways = ways.unwrap_or_else(|| vec![Way::Rounded; panels.len()]);
+        let MatrixRounding { tensor, ty, .. } = *rounding;
         let is_followed = self.inputs.method.prefix == Prefix::Quantized;
-        let mut whole = Vec::new();
+        let mut done = self.unfinished.remove(&tensor.name).unwrap_or_default();
         let mut sink = |bytes: &[u8]| {
             if is_followed || self.inputs.kept.is_some() {
-                whole.extend_from_slice(bytes);
+                done.bytes.extend_from_slice(bytes);
             }
             (self.sink)(tensor, bytes)
         };
-        rounding.round(panels, &ways, slabs(tensor), &mut sink)?;
+        encode(&mut sink)?;
+        done.matrices += 1;
+        if done.matrices < tensor.matrices() {
+            self.unfinished.insert(tensor.name.clone(), done);
+            return Ok(());
+        }
         if let Some(kept) = self.inputs.kept {
-            kept.keep(tensor, &whole)?;
+            kept.keep(tensor, &done.bytes)?;
         }
         self.missing.remove(&tensor.name);
         if is_followed {
-            self.rounded.tensors.insert(tensor.name.clone(), (ty, whole));
+            self.rounded.tensors.insert(tensor.name.clone(), (ty, done.bytes));
         }
         Ok(())
     }
+}
+
+/// The matrices of a stack that are rounded already.
+#[derive(Default)]
+struct Unfinished {
+    matrices: usize,
+    /// Where they are wanted again.
+    bytes: Vec<u8>,
 }

@@ -25,9 +25,10 @@ pub struct Sample<'a> {
 }
 
 impl<'a> Sample<'a> {
-    /// At most `most` rows.
-    pub fn new(device: &'a Device, model: &Model, tensor: &Tensor, most: usize) -> Result<Self> {
-        let rows: Vec<usize> = (0..tensor.rows).step_by(tensor.rows.div_ceil(most)).collect();
+    /// At most `most` of the rows `rows`.
+    pub fn new(device: &'a Device, model: &Model, tensor: &Tensor, rows: Range<usize>, most: usize) -> Result<Self> {
+        let step = rows.len().div_ceil(most);
+        let rows: Vec<usize> = rows.step_by(step).collect();
         let mut values = Vec::with_capacity(rows.len() * tensor.cols);
         for row in &rows {
             values.extend(model.f32_rows(tensor, *row..row + 1)?);

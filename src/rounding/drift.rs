@@ -4,6 +4,8 @@
 //! it reads x' and is added to h'. Its output misses w (x - x') + (h - h') there. Weights w + s E[missed x'^T] E[x' x'^T]^-1
 //! give that back as far as x' tells it.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::hessian::{Moments, matrix, text};
@@ -24,27 +26,26 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// `quantized` is text `index` of the input behind quantized layers.
+    /// Of the text at these rows, where the input is `[tokens, width]` in the original model; behind quantized layers it is the text
+    /// alone.
     pub(super) fn of_text(
         device: &Device,
         inputs: &LaneInputs,
-        quantized: &Buffer,
-        tokens: usize,
-        seq_len: usize,
-        index: usize,
+        [original, quantized]: [&Buffer; 2],
+        rows: Range<usize>,
     ) -> Result<Self> {
         let moved = |original: &Buffer, quantized: &Buffer, width: usize| -> Result<Buffer> {
-            let original = text(device, original, (tokens, width), seq_len, index)?;
-            let out = device.alloc("what has moved", seq_len * width * size_of::<f32>())?;
-            difference(device, &original, quantized, &out, seq_len * width)?;
+            let original = text(device, original, width, rows.clone())?;
+            let out = device.alloc("what has moved", rows.len() * width * size_of::<f32>())?;
+            difference(device, &original, quantized, &out, rows.len() * width)?;
             Ok(out)
         };
         let residual = |[original, quantized]: [&Buffer; 2]| -> Result<Buffer> {
-            let width = inputs.residual_width(tokens);
-            moved(original, &text(device, quantized, (tokens, width), seq_len, index)?, width)
+            let width = inputs.residual_width();
+            moved(original, &text(device, quantized, width, rows.clone())?, width)
         };
         Ok(Moved {
-            input: moved(inputs.original, quantized, inputs.width)?,
+            input: moved(original, quantized, inputs.quantized.width)?,
             residual: inputs.residuals.map(residual).transpose()?,
         })
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::drift::{Drift, DriftSums, Moved};
 use crate::device::{Buffer, Device};
 use crate::forward::lanes::{LaneInputs, LaneTap};
-use crate::graph::Tap;
+use crate::graph::{LinearInput, Matrix, Tap};
 use crate::kernels::gram::{Columns, cross_gram, gram};
 use crate::kernels::weight::Weight;
 use crate::quant::GgmlType;
@@ -110,6 +110,8 @@ impl Panel {
     fn sums(&self, texts: Texts) -> Vec<&Sums> {
         let held_out = self.held_out.as_ref().filter(|sums| sums.h.tokens > 0);
         match (texts, held_out) {
+            // no token of the others was sent to the expert
+            (_, Some(held_out)) if self.fit.h.tokens == 0 => vec![held_out],
             (Texts::HeldOut, Some(held_out)) => vec![held_out],
             (Texts::All, Some(held_out)) => vec![&self.fit, held_out],
             _ => vec![&self.fit],
@@ -119,6 +121,11 @@ impl Panel {
     /// Whether there are texts to judge by that others do not see.
     pub fn is_split(&self) -> bool {
         self.sums(Texts::All).len() > 1
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.sums(Texts::All).iter().map(|sums| sums.h.tokens).sum()
     }
 
     /// Whether they are all of their domain.
@@ -173,14 +180,15 @@ impl HeldOut {
         }
     }
 
-    /// Whether text `index` judges what is rounded for the input of `weights`.
-    fn holds(&self, index: usize, weights: &[String]) -> bool {
+    /// Whether text `index` judges what is rounded for the input of `matrices`.
+    fn holds(&self, index: usize, matrices: &[Matrix]) -> bool {
         match self {
             HeldOut::Nothing => false,
             HeldOut::OneIn(every) => (index + 1).is_multiple_of(*every),
             HeldOut::Domain { of_text, count } => {
                 // names differ by number and kind, so neighbours take turns; and a name gives the same domain in every run
-                let name: usize = weights.first().map_or(0, |name| name.bytes().map(usize::from).sum());
+                let number = |matrix: &Matrix| matrix.index + matrix.tensor.bytes().map(usize::from).sum::<usize>();
+                let name = matrices.first().map_or(0, number);
                 of_text.get(index).is_some_and(|domain| usize::from(*domain) == name % count)
             }
         }
@@ -195,11 +203,10 @@ pub fn matrix(device: &Device, values: &[f32], cols: usize) -> Result<Weight> {
 
 /// The second moments of one input.
 pub struct Hessian {
-    /// The weights that read this input.
-    pub weights: Vec<String>,
+    /// What reads this input.
+    pub matrices: Vec<Matrix>,
     pub width: usize,
     pub panels: Vec<Panel>,
-    texts: usize,
 }
 
 /// The columns of an input of `width` in panels whose second moments fit a binding and `memory` bytes.
@@ -218,28 +225,22 @@ pub fn fits(device: &Device, width: usize) -> bool {
     width * width * size_of::<f32>() <= device.max_binding_bytes()
 }
 
-/// Text `index` of x `[tokens, width]`, in which each has `seq_len` tokens. Sums over each, added in their order, do not depend
-/// on how many pass a layer together: one bit in H would change all codes that follow.
-pub fn text(
-    device: &Device,
-    x: &Buffer,
-    (tokens, width): (usize, usize),
-    seq_len: usize,
-    index: usize,
-) -> Result<Buffer> {
-    if tokens == seq_len {
+/// The rows of x `[.., width]` that are one text. Sums over each, added in their order, do not depend on how many pass a layer
+/// together: one bit in H would change all codes that follow.
+pub fn text(device: &Device, x: &Buffer, width: usize, rows: Range<usize>) -> Result<Buffer> {
+    if rows.start == 0 {
         return Ok(x.clone());
     }
-    let bytes = seq_len * width * size_of::<f32>();
-    let part = device.alloc("a text", bytes)?;
-    device.copy(x, index * bytes, &part, 0, bytes)?;
+    let row = width * size_of::<f32>();
+    let part = device.alloc("a text", rows.len() * row)?;
+    device.copy(x, rows.start * row, &part, 0, rows.len() * row)?;
     Ok(part)
 }
 
-/// A tap that gathers the [`Hessian`]s of each layer.
+/// A tap that gathers the [`Hessian`]s of each layer. Experts have one each while there is room for all of them; else those that read
+/// the same states share one, and the others have none.
 pub struct HessianTap<'a> {
     device: &'a Device,
-    seq_len: usize,
     held_out: HeldOut,
     /// Bytes for one H and what is made of it.
     memory: usize,
@@ -247,9 +248,8 @@ pub struct HessianTap<'a> {
 }
 
 impl<'a> HessianTap<'a> {
-    /// Texts have `seq_len` tokens.
-    pub fn new(device: &'a Device, seq_len: usize, held_out: HeldOut, memory: usize) -> Self {
-        HessianTap { device, seq_len, held_out, memory, gathered: Vec::new() }
+    pub fn new(device: &'a Device, held_out: HeldOut, memory: usize) -> Self {
+        HessianTap { device, held_out, memory, gathered: Vec::new() }
     }
 
     /// What the layer that has just passed gave; the next layer starts anew.
@@ -257,21 +257,35 @@ impl<'a> HessianTap<'a> {
         std::mem::take(&mut self.gathered)
     }
 
-    /// The entry of an input. `residual` is the width of what its output is added to, if drift is gathered.
-    fn entry<S: AsRef<str>>(&mut self, weights: &[S], width: usize, drift: Option<usize>) -> Result<&mut Hessian> {
-        let names = || weights.iter().map(AsRef::as_ref);
-        let found = self.gathered.iter().position(|hessian| names().eq(hessian.weights.iter().map(String::as_str)));
-        let index = match found {
-            Some(index) => index,
-            None => {
-                let ranges = panels(self.device, width, self.memory).into_iter();
-                let panels = ranges.map(|cols| self.panel(cols, drift)).collect::<Result<Vec<_>>>()?;
-                let weights = names().map(str::to_owned).collect();
-                self.gathered.push(Hessian { weights, width, panels, texts: 0 });
-                self.gathered.len() - 1
+    /// The place of an input; none if its second moments are not gathered. `drift` is the width of what its output is added to, if
+    /// drift is gathered.
+    fn place(&mut self, input: &LinearInput, drift: Option<usize>) -> Result<Option<usize>> {
+        let LinearInput { matrices, width, .. } = *input;
+        let known = match input.experts.filter(|experts| !self.fit_together(width, experts.count)) {
+            None => self.gathered.iter().position(|hessian| hessian.matrices == matrices),
+            // what one expert reads says nothing of what another does
+            Some(experts) if !experts.is_shared => return Ok(None),
+            Some(_) => {
+                let tensor = &matrices[0].tensor;
+                self.gathered.iter().position(|hessian| hessian.matrices[0].tensor == *tensor)
             }
         };
-        Ok(&mut self.gathered[index])
+        if let Some(place) = known {
+            let known = &mut self.gathered[place].matrices;
+            let new: Vec<Matrix> = matrices.iter().filter(|matrix| !known.contains(matrix)).cloned().collect();
+            known.extend(new);
+            return Ok(Some(place));
+        }
+        let ranges = panels(self.device, width, self.memory).into_iter();
+        let panels = ranges.map(|cols| self.panel(cols, drift)).collect::<Result<Vec<_>>>()?;
+        self.gathered.push(Hessian { matrices: matrices.to_vec(), width, panels });
+        Ok(Some(self.gathered.len() - 1))
+    }
+
+    /// Whether the memory has room for the second moments of each of `count` inputs.
+    fn fit_together(&self, width: usize, count: usize) -> bool {
+        let parts = if self.held_out == HeldOut::Nothing { 1 } else { 2 };
+        parts * count * width * width * size_of::<f32>() <= self.memory
     }
 
     fn panel(&self, cols: Range<usize>, drift: Option<usize>) -> Result<Panel> {
@@ -286,17 +300,16 @@ impl<'a> HessianTap<'a> {
 }
 
 impl Hessian {
-    /// Adds one text.
+    /// Adds one text, number `index` of all.
     fn add(
         &mut self,
         device: &Device,
-        x: &Buffer,
+        (index, x): (usize, &Buffer),
         moved: Option<&Moved>,
         tokens: usize,
         held_out: &HeldOut,
     ) -> Result<()> {
-        let is_held_out = held_out.holds(self.texts, &self.weights);
-        self.texts += 1;
+        let is_held_out = held_out.holds(index, &self.matrices);
         for panel in &mut self.panels {
             let sums = match &mut panel.held_out {
                 Some(sums) if is_held_out => sums,
@@ -310,26 +323,25 @@ impl Hessian {
 }
 
 impl Tap for HessianTap<'_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        let (device, held_out, seq_len) = (self.device, self.held_out.clone(), self.seq_len);
-        let hessian = self.entry(weights, width, None)?;
-        for index in 0..tokens / seq_len {
-            let x = text(device, x, (tokens, width), seq_len, index)?;
-            hessian.add(device, &x, None, seq_len, &held_out)?;
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        let Some(place) = self.place(input, None)? else { return Ok(()) };
+        for (index, rows) in input.text_rows() {
+            let (x, tokens) = (text(self.device, input.x, input.width, rows.clone())?, rows.len());
+            self.gathered[place].add(self.device, (index, &x), None, tokens, &self.held_out)?;
         }
         Ok(())
     }
 }
 
 impl LaneTap for HessianTap<'_> {
-    fn linear_inputs(&mut self, inputs: &LaneInputs, tokens: usize) -> Result<()> {
-        let (device, held_out) = (self.device, self.held_out.clone());
-        let (seq_len, width) = (self.seq_len, inputs.width);
-        let hessian = self.entry(inputs.weights, width, Some(inputs.residual_width(tokens)))?;
-        for index in 0..tokens / seq_len {
-            let x = text(device, inputs.quantized, (tokens, width), seq_len, index)?;
-            let moved = Moved::of_text(device, inputs, &x, tokens, seq_len, index)?;
-            hessian.add(device, &x, Some(&moved), seq_len, &held_out)?;
+    fn linear_inputs(&mut self, inputs: &LaneInputs) -> Result<()> {
+        let LinearInput { x, width, .. } = inputs.quantized;
+        let Some(original) = inputs.original else { return self.linear_input(&inputs.quantized) };
+        let Some(place) = self.place(&inputs.quantized, Some(inputs.residual_width()))? else { return Ok(()) };
+        for (index, rows) in inputs.quantized.text_rows() {
+            let (x, tokens) = (text(self.device, x, width, rows.clone())?, rows.len());
+            let moved = Moved::of_text(self.device, inputs, [original, &x], rows)?;
+            self.gathered[place].add(self.device, (index, &x), Some(&moved), tokens, &self.held_out)?;
         }
         Ok(())
     }

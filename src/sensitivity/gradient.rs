@@ -9,7 +9,7 @@ use super::{Factor, Sensitivities};
 use crate::device::{Buffer, Device};
 use crate::forward::Stream;
 use crate::forward::reverse::reverse_sweep;
-use crate::graph::Tap;
+use crate::graph::{LinearInput, Matrix, Tap};
 use crate::imatrix::Imatrix;
 use crate::imatrix::collect::Collector;
 use crate::kernels::column_moments::column_moments;
@@ -62,9 +62,19 @@ struct GradientTap<'a> {
 }
 
 struct Pending {
-    /// The weight whose output this is and its first row; none for the embedding.
-    output: Option<(String, usize)>,
+    output: Output,
     sums: Buffer,
+}
+
+/// Where a gradient was seen.
+enum Output {
+    /// At `rows` rows of a matrix, from `first` on.
+    Linear {
+        matrix: Matrix,
+        rows: usize,
+        first: usize,
+    },
+    Embedding,
 }
 
 impl<'a> GradientTap<'a> {
@@ -81,9 +91,11 @@ impl<'a> GradientTap<'a> {
         }
     }
 
-    fn gather(&mut self, output: Option<(String, usize)>, dy: &Buffer, tokens: usize, width: usize) -> Result<()> {
+    fn gather(&mut self, output: Output, dy: &Buffer, tokens: usize, width: usize) -> Result<()> {
         let sums = self.device.alloc("gradient sums", 2 * width * size_of::<f32>())?;
-        column_moments(self.device, dy, &sums, tokens, width)?;
+        if tokens > 0 {
+            column_moments(self.device, dy, &sums, tokens, width)?;
+        }
         self.pending.push(Pending { output, sums });
         Ok(())
     }
@@ -98,7 +110,9 @@ impl<'a> GradientTap<'a> {
         let per_token = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / tokens as f64) as f32).collect::<Vec<f32>>();
         let mut factors: HashMap<String, Vec<Factor>> = HashMap::new();
         let own = self.inputs.finish("", 0, 0)?;
-        for (name, sums) in self.rows.drain() {
+        for (name, mut sums) in self.rows.drain() {
+            // no token was sent to the last experts
+            sums.resize(model.require(&name)?.rows, 0.0);
             // llama.cpp's files have no entry for the output.
             let known = imatrix.mean2(&name).or_else(|| own.mean2(&name));
             let cols = known.with_context(|| format!("no importance data for `{name}`"))?;
@@ -114,19 +128,19 @@ impl<'a> GradientTap<'a> {
 }
 
 impl Tap for GradientTap<'_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        self.inputs.linear_input(weights, x, tokens, width)
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        self.inputs.linear_input(input)
     }
 
     fn linear_gradient(
         &mut self,
-        weight: &str,
+        matrix: &Matrix,
         dy: &Buffer,
         tokens: usize,
         rows: usize,
         first_row: usize,
     ) -> Result<()> {
-        self.gather(Some((weight.to_string(), first_row)), dy, tokens, rows)
+        self.gather(Output::Linear { matrix: matrix.clone(), rows, first: first_row }, dy, tokens, rows)
     }
 
     fn embedding_gradient(&mut self, ids: &[u32], dx: &Buffer, width: usize) -> Result<()> {
@@ -142,13 +156,12 @@ impl Tap for GradientTap<'_> {
                 self.embedding_moments = Some(Moments::zeroed(self.device, width, width)?);
             }
             let moments = self.embedding_moments.as_mut().expect("set above");
-            let shape = (ids.len(), width);
-            for index in 0..ids.len() / self.seq_len {
-                let text = hessian::text(self.device, &directions, shape, self.seq_len, index)?;
+            for first in (0..ids.len()).step_by(self.seq_len) {
+                let text = hessian::text(self.device, &directions, width, first..first + self.seq_len)?;
                 moments.add(self.device, &Columns::all(&text, width), self.seq_len)?;
             }
         }
-        self.gather(None, &directions, ids.len(), width)
+        self.gather(Output::Embedding, &directions, ids.len(), width)
     }
 
     fn layer_done(&mut self) -> Result<()> {
@@ -156,14 +169,20 @@ impl Tap for GradientTap<'_> {
         for Pending { output, sums } in self.pending.drain(..) {
             let sums = self.device.read::<f32>(&sums)?;
             let squares = &sums[..sums.len() / 2];
-            let name = output.as_ref().map_or("token_embd.weight", |(weight, _)| weight);
+            let name = match &output {
+                Output::Linear { matrix, .. } => &matrix.tensor,
+                Output::Embedding => "token_embd.weight",
+            };
             ensure!(
                 squares.iter().all(|square| square.is_finite()),
                 "gradients overflow at `{name}`, so they tell nothing of what errors cost: `--sensitivity probes` does without them"
             );
             let (total, first) = match output {
-                Some((weight, first)) => (self.rows.entry(weight).or_default(), first),
-                None => (&mut self.embedding, 0),
+                // the matrices of a stack are shown with all their rows
+                Output::Linear { matrix, rows, first } => {
+                    (self.rows.entry(matrix.tensor).or_default(), matrix.index * rows + first)
+                }
+                Output::Embedding => (&mut self.embedding, 0),
             };
             if total.len() < first + squares.len() {
                 total.resize(first + squares.len(), 0.0);

@@ -41,7 +41,7 @@ impl Way {
 pub struct Factor {
     /// One per row: the output side (for an embedding: how often the row is used, times the mean square of its gradients).
     pub rows: Vec<f32>,
-    /// One per column: the input side (for an embedding: the mean square of its gradients scaled to length 1).
+    /// One per column of each matrix, `[matrices, cols]`: the input side (for an embedding: the mean square of its gradients scaled to length 1).
     pub cols: Vec<f32>,
 }
 

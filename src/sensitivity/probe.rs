@@ -210,7 +210,7 @@ pub fn unit_factors<'a>(
         let factor = if name == "token_embd.weight" && model.output_tensor() != name {
             Factor { rows: embedding_rows(model, tensor, token_counts)?, cols: vec![1.0; tensor.cols] }
         } else {
-            Factor { rows: vec![2.0; tensor.rows], cols: imatrix.importance(name, tensor.cols) }
+            Factor { rows: vec![2.0; tensor.rows], cols: imatrix.importance(name, tensor.cols, tensor.matrices()) }
         };
         factors.insert(name.to_owned(), vec![factor]);
     }

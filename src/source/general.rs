@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::location::model_id;
 use super::model_card::{Entry, ModelCard};
-use super::naming::{NameParts, size_label, title};
+use super::naming::{NameParts, Parameters, title};
 use crate::arch::HfConfig;
 use crate::files::InputFile;
 use crate::gguf::{Metadata, Value};
@@ -19,18 +19,23 @@ use crate::json;
 static HF_URL: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^https?://huggingface.co/([^/]+/[^/]+)$").expect("the pattern is a constant"));
 
-/// The keys from `general.architecture` to `general.languages`. `parameters` is the number of weights.
+/// The keys from `general.architecture` to `general.languages`.
 ///
 /// Fails only if the folder's path cannot be resolved, or a file in it leads elsewhere.
-pub(super) fn metadata(folder: &Path, config: &HfConfig, architecture: &str, parameters: u64) -> Result<Metadata> {
+pub(super) fn metadata(
+    folder: &Path,
+    config: &HfConfig,
+    architecture: &str,
+    parameters: &Parameters,
+) -> Result<Metadata> {
     let card = ModelCard::read(folder)?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", architecture);
     metadata.set("general.type", "model");
     sampling(folder, &mut metadata)?;
-    authorship(&card, &names(folder, config, parameters)?, parameters, &mut metadata);
-    sources(&card, ["base_model", "base_models", "base_model_sources"], "base_model", parameters, &mut metadata);
-    sources(&card, ["datasets", "dataset", "dataset_sources"], "dataset", parameters, &mut metadata);
+    authorship(&card, &names(folder, config, parameters.total)?, parameters, &mut metadata);
+    sources(&card, ["base_model", "base_models", "base_model_sources"], "base_model", parameters.total, &mut metadata);
+    sources(&card, ["datasets", "dataset", "dataset_sources"], "dataset", parameters.total, &mut metadata);
     for (key, names) in [("tags", ["tags", "pipeline_tag"]), ("languages", ["languages", "language"])] {
         if let Some(values) = card.all(&names).filter(|values| !values.is_empty()) {
             metadata.set(format!("general.{key}"), values);
@@ -106,7 +111,7 @@ fn names(folder: &Path, config: &HfConfig, parameters: u64) -> Result<NameParts>
 }
 
 /// Who made the model, and what it is called. The card comes before what the names say.
-fn authorship(card: &ModelCard, names: &NameParts, parameters: u64, metadata: &mut Metadata) {
+fn authorship(card: &ModelCard, names: &NameParts, parameters: &Parameters, metadata: &mut Metadata) {
     let mut set = |key: &str, value: Option<&str>| {
         if let Some(value) = value {
             metadata.set(format!("general.{key}"), value);
@@ -121,7 +126,7 @@ fn authorship(card: &ModelCard, names: &NameParts, parameters: u64, metadata: &m
     set("basename", carded(&["basename", "model_basename", "model_type"], &names.basename).as_deref());
     set("description", card.first(&["description", "model_description"]));
     let size = carded(&["size_label", "model_size_label"], &names.size_label);
-    set("size_label", Some(&size.unwrap_or_else(|| size_label(parameters))));
+    set("size_label", Some(&size.unwrap_or_else(|| parameters.label())));
     set("license", card.get("license").map(|entry| entry.values().join(",")).as_deref());
     set("license.name", card.first(&["license_name"]));
     set("license.link", card.first(&["license_link"]));

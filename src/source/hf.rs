@@ -9,9 +9,11 @@ use super::Model;
 use super::checkpoint::{Checkpoint, listing, no_config};
 use super::container::{Container, Stored};
 use super::general;
+use super::naming::Parameters;
 use super::safetensors::SafetensorsContainer;
+use super::stacks::{Stacks, Whole};
 use super::weights::{Tensor, Weights, check_layers};
-use crate::arch::{self, Expected, Family, HfConfig, Hparams};
+use crate::arch::{self, Expected, Family, HfConfig, Hparams, Place};
 use crate::files::InputFile;
 use crate::gguf::Metadata;
 use crate::quant::GgmlType;
@@ -63,11 +65,16 @@ fn hparams(family: &dyn Family, config: &HfConfig, metadata: &Metadata) -> Resul
 /// Parts of names that hold no weights; llama.cpp's converter drops them too.
 const DROPPED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq"];
 
-/// The GGUF name of a Hugging Face tensor. Models saved without their head lack the prefix (Qwen3-Embedding, for one), the text part of
+/// Where a Hugging Face tensor goes. Models saved without their head lack the prefix (Qwen3-Embedding, for one), the text part of
 /// multimodal ones has another.
-fn gguf_name(family: &dyn Family, name: &str) -> Option<String> {
+fn place(family: &dyn Family, name: &str) -> Option<Place> {
     let name = name.replace("language_model.", "");
-    family.gguf_name(&name).or_else(|| family.gguf_name(&format!("model.{name}")))
+    family.place(&name).or_else(|| family.place(&format!("model.{name}")))
+}
+
+/// Whether a Hugging Face tensor becomes all of this GGUF tensor.
+fn becomes(family: &dyn Family, name: &str, tensor: &str) -> bool {
+    place(family, name).is_some_and(|place| place.index.is_none() && place.tensor == tensor)
 }
 
 /// Parts of names of what llama.cpp keeps in a file of its own: what makes embeddings of images and sound.
@@ -95,18 +102,32 @@ fn tensors(
     check_layers(hparams, container.count()).with_context(|| format!("cannot use the model: `{shown}`"))?;
     let mut tensors: Vec<Tensor> =
         family.extra_tensors(config)?.iter().map(|extra| Tensor::made(extra.name.clone(), &extra.values)).collect();
-    let mut expected: HashMap<String, Expected> =
-        family.expected(hparams).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+    // with their ranks
+    let mut expected: HashMap<String, (usize, Expected)> =
+        family.expected(hparams).into_iter().enumerate().map(|known| (known.1.name.clone(), known)).collect();
     let is_tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
     let is_repeated = is_tied && repeats_embedding(container, family)?;
-    let (mut unknown, mut other_senses) = (Vec::new(), 0);
+    let (mut unknown, mut other_senses, mut stacks) = (Vec::new(), 0, Stacks::default());
     for (index, stored) in container.tensors().iter().enumerate().filter(|(_, stored)| !is_dropped(&stored.name)) {
-        let name = gguf_name(family, &stored.name);
-        if is_repeated && name.as_deref() == Some(OUTPUT) {
+        let place = place(family, &stored.name);
+        if is_repeated && becomes(family, &stored.name, OUTPUT) {
             continue;
         }
-        let known = name.and_then(|name| expected.remove(&name));
-        let Some(Expected { name, dims, .. }) = known else {
+        let stack = place.as_ref().filter(|place| place.index.is_some());
+        if let Some((place, whole)) = stack.and_then(|place| Some((place, expected.get(&place.tensor)?))) {
+            let Some(dims) = stacks.put(place, (whole.0, &whole.1), index) else {
+                unknown.push(&stored.name);
+                continue;
+            };
+            check_shape(container, stored, &dims)?;
+            for Whole { name, parts } in stacks.take_layer(&place.tensor) {
+                expected.remove(&name);
+                tensors.push(stacked(container, name, &parts)?);
+            }
+            continue;
+        }
+        let known = place.and_then(|place| expected.remove(&place.tensor));
+        let Some((_, Expected { name, dims, .. })) = known else {
             match is_of_other_senses(&stored.name) {
                 true => other_senses += 1,
                 false => unknown.push(&stored.name),
@@ -119,13 +140,19 @@ fn tensors(
         tensors.push(Tensor::stored(container, index, name, ty, transform)?);
     }
     for (name, dtype) in container.odd.iter().filter(|(name, _)| !is_dropped(name)) {
-        let is_needed = gguf_name(family, name).is_some_and(|name| expected.contains_key(&name));
+        let is_needed = place(family, name).is_some_and(|place| expected.contains_key(&place.tensor));
         ensure!(!is_needed, "tensor `{name}` has the unsupported type {dtype:?}: `{shown}`");
         unknown.push(name);
     }
-    let missing = expected.into_values().filter(|tensor| tensor.required).map(|tensor| tensor.name).min();
+    if let Some(place) = stacks.missing() {
+        bail!("the model has no tensor `{}`: `{shown}`", family.hf_name(&place).unwrap_or(place.tensor));
+    }
+    let missing = expected.into_values().filter(|(_, tensor)| tensor.required).map(|(_, tensor)| tensor.name).min();
     if let Some(name) = missing {
-        bail!("the model has no tensor `{}`: `{shown}`", family.hf_name(&name).unwrap_or(name));
+        bail!(
+            "the model has no tensor `{}`: `{shown}`",
+            family.hf_name(&Place { tensor: name.clone(), index: None }).unwrap_or(name)
+        );
     }
     let has_output = tensors.iter().any(|tensor| tensor.name == OUTPUT);
     ensure!(
@@ -147,14 +174,30 @@ fn tensors(
 
 const OUTPUT: &str = "output.weight";
 
+/// The container's tensors `parts`, one upon the other.
+fn stacked(container: &SafetensorsContainer, name: String, parts: &[usize]) -> Result<Tensor> {
+    let stored = |part: usize| &container.tensors()[part];
+    let first = stored(parts[0]);
+    if let Some(other) = parts.iter().map(|part| stored(*part)).find(|stored| stored.ty != first.ty) {
+        bail!(
+            "experts of one layer differ in type: `{}` is {}, `{}` is {} (`{}`)",
+            first.name,
+            first.ty,
+            other.name,
+            other.ty,
+            container.folder.display()
+        );
+    }
+    let ty = kept_type(&name, first);
+    Tensor::stacked(container, parts, name, ty)
+}
+
 /// Whether a model whose output is tied has the embedding a second time, as its output. What is there and differs counts, as in
 /// transformers.
 fn repeats_embedding(container: &SafetensorsContainer, family: &dyn Family) -> Result<bool> {
     /// Bytes that are compared at once.
     const STEP: u64 = 32 << 20;
-    let find = |wanted: &str| {
-        container.tensors().iter().position(|stored| gguf_name(family, &stored.name).as_deref() == Some(wanted))
-    };
+    let find = |wanted: &str| container.tensors().iter().position(|stored| becomes(family, &stored.name, wanted));
     let (Some(output), Some(embedding)) = (find(OUTPUT), find("token_embd.weight")) else { return Ok(false) };
     let (a, b) = (&container.tensors()[output], &container.tensors()[embedding]);
     let bytes = a.ty.bytes_for(a.dims.iter().product());
@@ -191,9 +234,12 @@ fn check_shape(container: &SafetensorsContainer, stored: &Stored, dims: &[u64]) 
     )
 }
 
-/// Vectors and norms become f32, as llama.cpp's converter has it; matrices keep their type.
+/// Vectors, norms and routers become f32, as llama.cpp's converter has it; matrices keep their type.
 fn kept_type(name: &str, stored: &Stored) -> GgmlType {
-    let is_plain = stored.dims.len() <= 1 || name.ends_with("_norm.weight") || !name.ends_with(".weight");
+    let is_plain = stored.dims.len() <= 1
+        || name.ends_with("_norm.weight")
+        || name.ends_with("ffn_gate_inp.weight")
+        || !name.ends_with(".weight");
     if is_plain { GgmlType::F32 } else { stored.ty }
 }
 
@@ -202,7 +248,7 @@ fn file_type(container: &SafetensorsContainer, family: &dyn Family) -> u32 {
     let weights = |ty: GgmlType| -> u64 {
         let matrices = container.tensors().iter().filter(|stored| stored.ty == ty && stored.dims.len() > 1);
         matrices
-            .filter(|stored| gguf_name(family, &stored.name).is_some())
+            .filter(|stored| place(family, &stored.name).is_some())
             .map(|stored| stored.dims.iter().product::<u64>())
             .sum()
     };
@@ -243,8 +289,7 @@ fn metadata(
     arch_metadata: Metadata,
     tensors: &[Tensor],
 ) -> Result<Metadata> {
-    let parameters = tensors.iter().map(Tensor::elements).sum();
-    let mut metadata = general::metadata(folder, config, family.architecture(), parameters)?;
+    let mut metadata = general::metadata(folder, config, family.architecture(), &Parameters::of(tensors))?;
     for (key, value) in arch_metadata.iter() {
         metadata.set(key, value.clone());
     }

@@ -11,6 +11,7 @@ mod location;
 mod model_card;
 mod naming;
 mod safetensors;
+mod stacks;
 mod weights;
 
 use std::collections::BTreeSet;

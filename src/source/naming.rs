@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use super::weights::Tensor;
 use regex::Regex;
 
 /// The parts of a model's name.
@@ -220,8 +221,39 @@ fn title_word(word: &str) -> String {
     titled
 }
 
-/// A number of weights for people: `8.0B`, `14B`, `494M` (`gguf-py/gguf/utility.py`, `size_label`).
-pub(super) fn size_label(parameters: u64) -> String {
+/// The number of weights of a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Parameters {
+    pub(super) total: u64,
+    /// Those of a model with one expert in each layer.
+    of_one_expert: u64,
+    /// In a layer, on average.
+    experts: u64,
+}
+
+impl Parameters {
+    pub(super) fn of(tensors: &[Tensor]) -> Parameters {
+        let stacks = || tensors.iter().filter(|tensor| tensor.matrices() > 1);
+        let total = tensors.iter().map(Tensor::elements).sum();
+        let of_first: u64 = stacks().map(|tensor| tensor.elements() / tensor.matrices() as u64).sum();
+        let count: u64 = stacks().map(|tensor| tensor.matrices() as u64).sum();
+        Parameters {
+            total,
+            of_one_expert: total - stacks().map(Tensor::elements).sum::<u64>() + of_first,
+            experts: count / (stacks().count() as u64).max(1),
+        }
+    }
+
+    /// For people: `8.0B`, `14B`, `494M`, and with experts `8x7.2B` (`gguf-py/gguf/utility.py`, `size_label`).
+    pub(super) fn label(self) -> String {
+        match self.experts {
+            0 => size_label(self.total),
+            experts => format!("{experts}x{}", size_label(self.of_one_expert)),
+        }
+    }
+}
+
+fn size_label(parameters: u64) -> String {
     let parameters = parameters as f64;
     let (scaled, suffix) = match parameters {
         p if p > 1e12 => (p * 1e-12, "T"),

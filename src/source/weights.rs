@@ -37,6 +37,8 @@ pub struct Tensor {
 #[derive(Clone, Debug)]
 enum Origin {
     Stored(StoredAs),
+    /// One matrix after the other.
+    Stacked(Vec<StoredAs>),
     /// Made when the model was opened.
     Made(Vec<u8>),
 }
@@ -64,6 +66,15 @@ impl Tensor {
         Ok(Tensor { name, rows, cols, dims: stored.dims.clone(), ty, origin })
     }
 
+    /// Tensors of one shape and type, stacked in a new last dimension.
+    pub(super) fn stacked(container: &dyn Container, indices: &[usize], name: String, ty: GgmlType) -> Result<Tensor> {
+        let first = &container.tensors()[indices[0]];
+        let dims: Vec<u64> = first.dims.iter().copied().chain([indices.len() as u64]).collect();
+        let (rows, cols) = matrix_shape(&dims).with_context(|| format!("tensor `{name}` is too large"))?;
+        let part = |index: &usize| StoredAs { index: *index, ty: first.ty, transform: Transform::None };
+        Ok(Tensor { name, rows, cols, dims, ty, origin: Origin::Stacked(indices.iter().map(part).collect()) })
+    }
+
     /// A row of f32 values.
     pub(super) fn made(name: String, values: &[f32]) -> Tensor {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -74,6 +85,22 @@ impl Tensor {
     /// Number of weights.
     pub fn elements(&self) -> u64 {
         self.dims.iter().product()
+    }
+
+    /// Matrices that are stacked in it: the experts of a layer. Dimensions behind the second one count them.
+    pub fn matrices(&self) -> usize {
+        self.dims.iter().skip(2).product::<u64>() as usize
+    }
+
+    /// The rows of matrix `index` of the stack.
+    pub fn matrix_rows(&self, index: usize) -> Range<usize> {
+        let rows = self.rows / self.matrices();
+        index * rows..(index + 1) * rows
+    }
+
+    /// The matrix that has this row.
+    pub fn matrix_at(&self, row: usize) -> usize {
+        row / (self.rows / self.matrices())
     }
 
     /// Bytes of one row in the tensor's type.
@@ -159,7 +186,10 @@ impl Weights {
             Origin::Stored(stored) if stored.ty == tensor.ty && stored.transform != Transform::AddOne => {
                 Ok(Cow::Owned(self.stored_rows(tensor, stored, 0..tensor.rows)?))
             }
-            Origin::Stored(_) => {
+            Origin::Stacked(parts) if parts[0].ty == tensor.ty => {
+                Ok(Cow::Owned(self.stacked_rows(tensor, parts, 0..tensor.rows)?))
+            }
+            Origin::Stored(_) | Origin::Stacked(_) => {
                 let values = self.decode(tensor, 0..tensor.rows)?;
                 Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
             }
@@ -192,12 +222,27 @@ impl Weights {
         let (ty, bytes) = match &tensor.origin {
             Origin::Made(bytes) => (GgmlType::F32, Cow::Borrowed(&bytes[..values.len() * 4])),
             Origin::Stored(stored) => (stored.ty, Cow::Owned(self.stored_rows(tensor, stored, rows)?)),
+            Origin::Stacked(parts) => (parts[0].ty, Cow::Owned(self.stacked_rows(tensor, parts, rows)?)),
         };
         quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
         if matches!(&tensor.origin, Origin::Stored(StoredAs { transform: Transform::AddOne, .. })) {
             values.iter_mut().for_each(|value| *value = plus_one(*value, ty));
         }
         Ok(values)
+    }
+
+    /// Rows of a stack in the type that its container has.
+    fn stacked_rows(&self, tensor: &Tensor, parts: &[StoredAs], mut rows: Range<usize>) -> Result<Vec<u8>> {
+        let (of_each, row_bytes) = (tensor.rows / parts.len(), parts[0].ty.bytes_for(tensor.cols as u64) as usize);
+        let mut bytes = Vec::with_capacity(rows.len() * row_bytes);
+        while !rows.is_empty() {
+            let (part, first) = (rows.start / of_each, rows.start % of_each);
+            let count = rows.len().min(of_each - first);
+            let range = (first * row_bytes) as u64..((first + count) * row_bytes) as u64;
+            bytes.extend(self.container.read(parts[part].index, range)?);
+            rows.start += count;
+        }
+        Ok(bytes)
     }
 
     /// Rows of a tensor in the type that its container has.
@@ -278,6 +323,12 @@ impl Weights {
                 Origin::Stored(stored) => {
                     let read = |range: Range<u64>| self.container.read(stored.index, range);
                     hash_samples(&mut hasher, stored.ty.bytes_for(tensor.elements()), read)?;
+                }
+                Origin::Stacked(parts) => {
+                    let bytes = parts[0].ty.bytes_for(tensor.elements() / parts.len() as u64);
+                    for part in parts {
+                        hash_samples(&mut hasher, bytes, |range| self.container.read(part.index, range))?;
+                    }
                 }
             }
         }

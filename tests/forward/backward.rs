@@ -8,7 +8,7 @@ use dq_gpu::device::{Buffer, Device};
 use dq_gpu::forward::reverse::reverse_sweep;
 use dq_gpu::forward::weights::WeightSource;
 use dq_gpu::forward::{Side, Stream, StreamOptions, diverge};
-use dq_gpu::graph::Tap;
+use dq_gpu::graph::{LinearInput, Matrix, Tap};
 use dq_gpu::imatrix::Imatrix;
 use dq_gpu::imatrix::collect::Collector;
 use dq_gpu::progress::Silent;
@@ -74,22 +74,30 @@ fn add_squares(sums: &mut Vec<f64>, values: &[f32], width: usize, first: usize) 
 }
 
 impl Tap for Recorder<'_> {
-    fn linear_input(&mut self, weights: &[&str], x: &Buffer, tokens: usize, width: usize) -> Result<()> {
-        let x = self.device.read_range::<f32>(x, 0, tokens * width)?;
-        for name in weights {
-            add_squares(self.inputs.entry(name.to_string()).or_default(), &x, width, 0);
+    fn linear_input(&mut self, input: &LinearInput) -> Result<()> {
+        let x = self.device.read_range::<f32>(input.x, 0, input.tokens() * input.width)?;
+        for Matrix { tensor, index } in input.matrices {
+            add_squares(self.inputs.entry(tensor.clone()).or_default(), &x, input.width, index * input.width);
         }
         Ok(())
     }
 
-    fn linear_gradient(&mut self, weight: &str, dy: &Buffer, tokens: usize, rows: usize, first: usize) -> Result<()> {
+    fn linear_gradient(
+        &mut self,
+        matrix: &Matrix,
+        dy: &Buffer,
+        tokens: usize,
+        rows: usize,
+        first: usize,
+    ) -> Result<()> {
         let dy = self.device.read_range::<f32>(dy, 0, tokens * rows)?;
-        if weight == self.output {
+        if matrix.tensor == self.output {
             for (label, dy) in self.labels.iter_mut().zip(dy.chunks_exact(rows)) {
                 *label = label.or(dy.iter().position(|dy| *dy < 0.0).map(|at| (first + at) as u32));
             }
         }
-        add_squares(self.gradients.entry(weight.to_string()).or_default(), &dy, rows, first);
+        let first = matrix.index * rows + first;
+        add_squares(self.gradients.entry(matrix.tensor.clone()).or_default(), &dy, rows, first);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 14] = [
+pub const CASES: [&str; 16] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -28,6 +28,8 @@ pub const CASES: [&str; 14] = [
     "mistral-window",
     "gemma3",
     "qwen2",
+    "qwen3moe",
+    "mixtral",
 ];
 
 /// `NAME.json` and `NAME.f32`.

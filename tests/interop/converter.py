@@ -48,7 +48,8 @@ def load(path):
 
 
 def fixtures(tree):
-    for folder in ["models/tiny-llama", "models/tiny-qwen3", "tests/fixtures/models/gemma3", "tests/fixtures/models/qwen2"]:
+    random = [f"tests/fixtures/models/{name}" for name in ("gemma3", "qwen2", "qwen3moe", "mixtral")]
+    for folder in ["models/tiny-llama", "models/tiny-qwen3", *random]:
         model = Path(folder).name
         with tempfile.TemporaryDirectory() as work:
             target = Path(work) / "model.gguf"

@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/fixtures/golden"
 MODELS = ROOT / "tests/fixtures/models"
 
+# Plain loops, which know every dtype.
+EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 VOCABULARY = 320
 BOS, EOS, PAD = 316, 318, 319
 SAMPLE_COLUMNS = 256
@@ -193,6 +195,45 @@ CASES = {
         undo={"sliding_window": 512},
         notes="norms behind each half, five layers with a window of 16 and one without, two rope tables, GELU, scaled embedding",
     ),
+    "qwen3moe": Case(
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "hidden_size": 80,
+            "head_dim": 24,
+            "num_attention_heads": 4,
+            "moe_intermediate_size": 40,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "rms_norm_eps": 1e-6,
+            "mlp_bias": None,
+            "pretraining_tp": None,
+        },
+        undo={"num_experts_per_tok": 3},
+        notes="two of six experts, shares that sum to one, norms of heads",
+    ),
+    "mixtral": Case(
+        {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "hidden_size": 48,
+            "head_dim": None,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "intermediate_size": 56,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+            "attention_bias": None,
+            "mlp_bias": None,
+            "pretraining_tp": None,
+        },
+        undo={"num_experts_per_tok": 1},
+        notes="two of four experts in the layers of Llama",
+    ),
 }
 
 
@@ -245,7 +286,8 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         if bias:
             tensors[f"{name}.bias"] = random.standard_normal(rows) * 0.3
 
-    is_gemma, is_qwen2 = (config["model_type"] == name for name in ("gemma3_text", "qwen2"))
+    kind = config["model_type"]
+    is_gemma, is_qwen2 = kind == "gemma3_text", kind == "qwen2"
 
     def norm(name: str, width: int = hidden) -> None:
         # Gemma's are kept as their distance from one
@@ -262,14 +304,26 @@ def weights(config: dict, seed: int) -> dict[str, np.ndarray]:
         linear(f"{at}.self_attn.v_proj", kv_width, hidden, 1.0, attention_bias)
         linear(f"{at}.self_attn.o_proj", hidden, q_width, 1.0, attention_bias and not is_qwen2)
         norm(f"{at}.post_attention_layernorm")
-        if is_gemma:
+        if kind in ("gemma3_text", "qwen3_moe"):
             norm(f"{at}.self_attn.q_norm", head)
             norm(f"{at}.self_attn.k_norm", head)
+        if is_gemma:
             norm(f"{at}.pre_feedforward_layernorm")
             norm(f"{at}.post_feedforward_layernorm")
-        linear(f"{at}.mlp.gate_proj", ffn, hidden, 1.2, mlp_bias)
-        linear(f"{at}.mlp.up_proj", ffn, hidden, 1.2, mlp_bias)
-        linear(f"{at}.mlp.down_proj", hidden, ffn, 1.2, mlp_bias)
+        parts, matrices = [f"{at}.mlp"], ("gate_proj", "up_proj", "down_proj")
+        if kind == "qwen3_moe":
+            linear(f"{at}.mlp.gate", config["num_experts"], hidden, 1.5)
+            parts = [f"{at}.mlp.experts.{expert}" for expert in range(config["num_experts"])]
+            ffn = config["moe_intermediate_size"]
+        elif kind == "mixtral":
+            experts, matrices = f"{at}.block_sparse_moe", ("w1", "w3", "w2")
+            linear(f"{experts}.gate", config["num_local_experts"], hidden, 1.5)
+            parts = [f"{experts}.experts.{expert}" for expert in range(config["num_local_experts"])]
+        gate, up, down = matrices
+        for part in parts:
+            linear(f"{part}.{gate}", ffn, hidden, 1.2, mlp_bias)
+            linear(f"{part}.{up}", ffn, hidden, 1.2, mlp_bias)
+            linear(f"{part}.{down}", hidden, ffn, 1.2, mlp_bias)
     norm("model.norm")
     if not config.get("tie_word_embeddings"):
         linear("lm_head", VOCABULARY, hidden, 1.5)
@@ -333,7 +387,7 @@ def logits(folder: Path, tokens: list[list[int]], dtype=torch.float32, undo: dic
             folder = Path(shutil.copytree(folder, Path(scratch) / "model"))
             config = json.loads((folder / "config.json").read_text())
             write_json(folder / "config.json", changed(config, undo))
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **EAGER).eval()
         with torch.no_grad():
             # One sequence at a time: nothing of a batch can leak between them.
             rows = [model(torch.tensor([ids]), use_cache=False).logits[0] for ids in tokens]
@@ -385,15 +439,62 @@ def gguf_name(name: str) -> str | None:
 
 def gguf_rows(name: str, rows: np.ndarray, config) -> np.ndarray:
     """Rows of a query or key projection as llama.cpp stores them: the two halves of a llama head interleaved."""
-    if config.model_type not in ("llama", "mistral") or not name.endswith(("q_proj", "k_proj")):
+    if config.model_type not in ("llama", "mistral", "mixtral") or not name.endswith(("q_proj", "k_proj")):
         return rows
     heads = config.num_attention_heads if name.endswith("q_proj") else config.num_key_value_heads
     return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
+class Mixture:
+    """Experts as transformers has them, one matrix after the other, so that each is seen."""
+
+    def __init__(self, block, layer: int):
+        self.block, self.layer = block, layer
+        # by stack and expert: inputs and outputs
+        self.seen: dict[tuple[str, int], list] = {}
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        block, experts = self.block, self.block.experts
+        x = hidden.reshape(-1, hidden.shape[-1])
+        scores = self.linear("ffn_gate_inp", 0, x, block.gate.weight)
+        shares, asked = scores.softmax(-1).topk(block.gate.top_k, -1)
+        # Mixtral has no such setting
+        if getattr(block.gate, "norm_topk_prob", True):
+            shares = shares / shares.sum(-1, keepdim=True)
+        out = torch.zeros_like(x)
+        for expert in range(experts.num_experts):
+            token, place = torch.where(asked == expert)
+            gate, up = experts.gate_up_proj[expert].chunk(2)
+            gate = self.linear("ffn_gate_exps", expert, x[token], gate)
+            up = self.linear("ffn_up_exps", expert, x[token], up)
+            act = experts.act_fn(gate) * up
+            y = self.linear("ffn_down_exps", expert, act, experts.down_proj[expert])
+            out = out.index_add(0, token, y * shares[token, place, None])
+        return out.reshape(hidden.shape)
+
+    def linear(self, stem: str, expert: int, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.linear(x, weight)
+        y.retain_grad()
+        self.seen.setdefault((stem, expert), []).append((x.detach(), y))
+        return y
+
+    def layers(self, tokens: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By tensor, sums of squares of inputs and gradients over the tokens that each expert saw, by all tokens."""
+
+        def squares(parts: list[torch.Tensor]) -> np.ndarray:
+            return torch.cat(parts).double().square().sum(0).numpy() / tokens
+
+        stacks: dict[str, list] = {}
+        for (stem, _), seen in sorted(self.seen.items()):
+            inputs, outputs = zip(*seen)
+            pair = squares(list(inputs)), squares([output.grad for output in outputs])
+            stacks.setdefault(f"blk.{self.layer}.{stem}.weight", []).append(pair)
+        return {stack: tuple(map(np.concatenate, zip(*pairs))) for stack, pairs in stacks.items()}
+
+
 def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
     """Second moments of inputs and output gradients of every linear layer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **EAGER).eval()
     inputs, outputs = {}, {}
 
     def keep(module_name):
@@ -407,6 +508,10 @@ def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
     for module_name, module in model.named_modules():
         if gguf_name(module_name):
             module.register_forward_hook(keep(module_name))
+    blocks = {name: module for name, module in model.named_modules() if hasattr(module, "experts")}
+    mixtures = [Mixture(block, int(name.split(".")[2])) for name, block in blocks.items()]
+    for mixture in mixtures:
+        mixture.block.forward = mixture.forward
     generator = torch.Generator().manual_seed(0)
     labels, loss = [], 0.0
     for ids in tokens:
@@ -427,6 +532,9 @@ def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
     for module_name, seen in outputs.items():
         gradient = gguf_rows(module_name, mean_square([output.grad for output in seen]), model.config)
         layers[gguf_name(module_name)] = {"input": short(mean_square(inputs[module_name])), "gradient": short(gradient)}
+    for mixture in mixtures:
+        for tensor, (squares, gradient) in mixture.layers(sum(map(len, tokens))).items():
+            layers[tensor] = {"input": short(squares), "gradient": short(gradient)}
     header = {"labels": labels, "loss": float(f"{loss:.8g}"), "layers": layers}
     (GOLDEN / f"{name}.layers.json").write_text(json.dumps(header) + "\n")
 

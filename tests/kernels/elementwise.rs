@@ -7,6 +7,10 @@ use dq_gpu::kernels::rms_norm::rms_norm;
 use dq_gpu::kernels::rms_norm_backward::rms_norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
 use dq_gpu::kernels::sum::{difference, sum};
+use dq_gpu::kernels::{
+    add_rows::add_rows,
+    gather_rows::{Rows, gather_rows},
+};
 
 use crate::common::{Random, assert_close, devices, widen};
 use crate::{differences, inner};
@@ -146,6 +150,31 @@ fn gated_activations_and_their_derivatives() {
             close("dgate", &dgate, &slope(true), 1e-10);
             close("dup", &dup, &slope(false), 1e-10);
         }
+    }
+}
+
+#[test]
+fn rows_are_gathered_and_added_back() {
+    const WIDTH: usize = 37;
+    let (x, before) = (Random::new(3).normals(50 * WIDTH, 1.0), Random::new(4).normals(50 * WIDTH, 1.0));
+    let (places, scales) = ([0u32, 3, 4, 21, 49], [1.0f32, -0.5, 2.0, 0.25, 3.0]);
+    let listed = || places.iter().map(|place| *place as usize).zip(scales);
+    let row = |place: usize| place * WIDTH..(place + 1) * WIDTH;
+    let gathered: Vec<f32> = listed().flat_map(|(place, scale)| x[row(place)].iter().map(move |x| scale * x)).collect();
+    let mut added = before.clone();
+    for (at, (place, scale)) in listed().enumerate() {
+        added[row(place)].iter_mut().zip(&gathered[row(at)]).for_each(|(out, x)| *out += scale * x);
+    }
+    for dev in devices() {
+        let rows = Rows::upload(&dev, &places, &scales).unwrap();
+        let (x, out) = (dev.upload("x", &x).unwrap(), dev.alloc("rows", 5 * WIDTH * 4).unwrap());
+        gather_rows(&dev, &x, &rows, &out, WIDTH).unwrap();
+        assert_eq!(dev.read::<f32>(&out).unwrap(), gathered, "on {}", dev.name());
+        let sum = dev.upload("sum", &before).unwrap();
+        add_rows(&dev, &out, &rows, &sum, WIDTH).unwrap();
+        let sum: Vec<f64> = dev.read::<f32>(&sum).unwrap().into_iter().map(f64::from).collect();
+        let want: Vec<f64> = added.iter().copied().map(f64::from).collect();
+        assert!(sum.iter().zip(&want).all(|(sum, want)| (sum - want).abs() < 1e-6), "on {}", dev.name());
     }
 }
 

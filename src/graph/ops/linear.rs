@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::graph::back::Backward;
 use crate::graph::run::Forward;
-use crate::graph::{Operation, Product, Value, WeightUse};
+use crate::graph::{Matrix, Operation, Product, Value, WeightUse};
 use crate::kernels::matmul::matmul;
 use crate::kernels::matmul_transposed::matmul_transposed;
 
@@ -58,7 +58,7 @@ impl Operation for Linear {
     fn backward(&self, pass: &mut Backward) -> Result<()> {
         let Some(dy) = pass.take(self.dst) else { return Ok(()) };
         let (matrix, tokens) = (pass.weights.matrix(&self.weight), pass.batch.tokens());
-        pass.tap.linear_gradient(&self.weight, &dy, tokens, matrix.rows, 0)?;
+        pass.tap.linear_gradient(&Matrix::whole(&self.weight), &dy, tokens, matrix.rows, 0)?;
         let (dx, accumulate) = pass.target(self.src)?;
         matmul_transposed(pass.batch.device, &dy, matrix, &dx, tokens, 0..matrix.rows, accumulate)?;
         self.add.map_or(Ok(()), |residual| pass.give(residual, dy))

@@ -2,17 +2,21 @@
 
 mod add;
 mod attention;
+mod experts;
 mod gated;
 mod linear;
 mod norm;
 mod rope;
+mod router;
 
 pub use add::Add;
 pub use attention::{Attend, Attention};
+pub use experts::Experts;
 pub use gated::Gated;
 pub use linear::Linear;
 pub use norm::Norm;
 pub use rope::{Rope, Rotate};
+pub use router::{Router, Routing};
 
 /// Every operation; `tests/graph.rs` compares the two ways of each.
-pub const NAMES: [&str; 6] = ["add", "attention", "gated", "linear", "norm", "rope"];
+pub const NAMES: [&str; 8] = ["add", "attention", "experts", "gated", "linear", "norm", "rope", "router"];

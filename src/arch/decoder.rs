@@ -1,9 +1,9 @@
-//! What the dense decoder families share: tensor names, shapes, metadata, and the layer.
+//! What the decoder families share: tensor names, shapes, metadata, and the layer.
 
 use anyhow::{Result, bail};
 
 use super::hf_config::{HfConfig, HfRope, HfScaling};
-use super::{Expected, Hparams};
+use super::{Expected, Hparams, Place, experts};
 use crate::gguf::Metadata;
 use crate::graph::ops::{Attend, Rotate};
 use crate::graph::{Builder, Graph, Value};
@@ -43,23 +43,26 @@ const LAYER_NAMES: Names = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// The GGUF name of a Hugging Face tensor.
-pub(super) fn gguf_name(hf_name: &str, layout: Layout) -> Option<String> {
+/// Where a Hugging Face tensor goes.
+pub(super) fn place(hf_name: &str, layout: Layout) -> Option<Place> {
     if let Some((gguf, _)) = GLOBAL_NAMES.iter().find(|(_, hf)| *hf == hf_name) {
-        return Some((*gguf).to_owned());
+        return Some(Place { tensor: (*gguf).to_owned(), index: None });
     }
     let (layer, stem, suffix) = split(hf_name, "model.layers.")?;
-    let (gguf, _) = layout.norms().iter().chain(LAYER_NAMES).find(|(_, hf)| *hf == stem)?;
-    Some(format!("blk.{layer}.{gguf}.{suffix}"))
+    let alone = layout.norms().iter().chain(LAYER_NAMES).find(|(_, hf)| *hf == stem).map(|(gguf, _)| (*gguf, None));
+    let (gguf, index) = alone.or_else(|| layout.experts?.place(stem))?;
+    Some(Place { tensor: format!("blk.{layer}.{gguf}.{suffix}"), index })
 }
 
-/// The Hugging Face name of a GGUF tensor.
-pub(super) fn hf_name(gguf_name: &str, layout: Layout) -> Option<String> {
-    if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == gguf_name) {
+/// The Hugging Face name of the tensor that goes to a place.
+pub(super) fn hf_name(place: &Place, layout: Layout) -> Option<String> {
+    if let Some((_, hf)) = GLOBAL_NAMES.iter().find(|(gguf, _)| *gguf == place.tensor) {
         return Some((*hf).to_owned());
     }
-    let (layer, stem, suffix) = split(gguf_name, "blk.")?;
-    let (_, hf) = layout.norms().iter().chain(LAYER_NAMES).find(|(gguf, _)| *gguf == stem)?;
+    let (layer, stem, suffix) = split(&place.tensor, "blk.")?;
+    let alone = layout.norms().iter().chain(LAYER_NAMES).find(|(gguf, _)| *gguf == stem);
+    let alone = alone.map(|(_, hf)| (*hf).to_owned());
+    let hf = alone.or_else(|| layout.experts?.hf_name(stem, place.index.unwrap_or(0)))?;
     Some(format!("model.layers.{layer}.{hf}.{suffix}"))
 }
 
@@ -109,6 +112,9 @@ pub(super) fn metadata(
     }
     let eps = config.f64("rms_norm_eps")?.unwrap_or(1e-6);
     metadata.set(format!("{architecture}.attention.layer_norm_rms_epsilon"), eps as f32);
+    if layout.experts.is_some() {
+        experts::counts(architecture, config, &mut metadata)?;
+    }
     let shared = config.size("hidden_size")? / config.size("num_attention_heads")?;
     let head_dim = config.size_or("head_dim", defaults.head_dim.unwrap_or(shared))?;
     if !head_dim.is_multiple_of(2) {
@@ -157,12 +163,14 @@ pub(super) struct Layout {
     /// Each half of a layer has a norm behind it, before its output is added.
     pub(super) norms_behind: bool,
     pub(super) activation: Activation,
+    /// Names of what layers have in place of one feed-forward part.
+    pub(super) experts: Option<&'static experts::Names>,
 }
 
 impl Layout {
     /// The layers of Llama, with norms of heads or without.
     pub(super) const fn llama(qk_norm: bool) -> Layout {
-        Layout { qk_norm, norms_behind: false, activation: Activation::Silu }
+        Layout { qk_norm, norms_behind: false, activation: Activation::Silu, experts: None }
     }
 
     /// Names of the norms over whole rows.
@@ -187,22 +195,19 @@ pub(super) fn expected(hparams: &Hparams, layout: Layout) -> Vec<Expected> {
     for il in 0..hparams.n_layer {
         let norms = layout.norms().iter().map(|(stem, _)| (*stem, width, true));
         let qk_norms = [("attn_q_norm", head, true), ("attn_k_norm", head, true)];
-        let linears = [
-            ("attn_q", width, q),
-            ("attn_k", width, kv),
-            ("attn_v", width, kv),
-            ("attn_output", q, width),
-            ("ffn_gate", width, ff),
-            ("ffn_up", width, ff),
-            ("ffn_down", ff, width),
-        ];
+        let attention = [("attn_q", width, q), ("attn_k", width, kv), ("attn_v", width, kv), ("attn_output", q, width)];
+        let feed_forward = [("ffn_gate", width, ff), ("ffn_up", width, ff), ("ffn_down", ff, width)];
+        let feed_forward = feed_forward.into_iter().filter(|_| hparams.mixture.is_none());
         for (stem, len, required) in norms.chain(qk_norms.into_iter().filter(|_| layout.qk_norm)) {
             tensors.push(tensor(format!("blk.{il}.{stem}.weight"), &[len], required));
         }
-        for (stem, cols, rows) in linears {
+        for (stem, cols, rows) in attention.into_iter().chain(feed_forward) {
             tensors.push(tensor(format!("blk.{il}.{stem}.weight"), &[cols, rows], true));
             tensors.push(tensor(format!("blk.{il}.{stem}.bias"), &[rows], false));
         }
+        let mixture = layout.experts.zip(hparams.mixture.as_ref());
+        let mixture = mixture.map_or_else(Vec::new, |(names, mixture)| names.expected(mixture, hparams.n_embd));
+        tensors.extend(mixture.into_iter().map(|(stem, dims)| tensor(format!("blk.{il}.{stem}.weight"), &dims, true)));
     }
     tensors
 }
@@ -214,6 +219,11 @@ pub(super) fn layer(hparams: &Hparams, il: usize, layout: Layout, has_tensor: &d
     let mixed = attention(&mut layer, il, normed, hparams, layout);
     let hidden = onto(&mut layer, Value::INPUT, mixed, layout, ["attn_output", "post_attention_norm"]);
     let normed = layer.norm(hidden, "ffn_norm");
+    if let Some(mixture) = &hparams.mixture {
+        let sum = experts::feed_forward(&mut layer, normed, mixture, layout.activation);
+        let output = layer.add(hidden, sum);
+        return layer.finish(output);
+    }
     let gate = layer.linear(normed, "ffn_gate", hparams.n_ff);
     let up = layer.linear(normed, "ffn_up", hparams.n_ff);
     let act = layer.gated(gate, up, layout.activation);

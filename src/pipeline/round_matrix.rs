@@ -1,10 +1,11 @@
-//! One tensor, rounded by panels of columns: how each is rounded is decided on tokens that rounding has not seen.
+//! One matrix, rounded by panels of columns: how each is rounded is decided on tokens that rounding has not seen.
 
 use std::ops::Range;
 
 use anyhow::Result;
 
 use super::sample::{Sample, columns};
+use super::slabs::slabs_of;
 use super::strength::Reader;
 use crate::device::{Buffer, Device};
 use crate::kernels::encode::encode_values;
@@ -152,20 +153,22 @@ impl Judge {
     }
 }
 
-/// A tensor and what it is to become.
-pub struct TensorRounding<'a> {
+/// A matrix and what it is to become.
+pub struct MatrixRounding<'a> {
     pub device: &'a Device,
     pub model: &'a Model,
     pub tensor: &'a Tensor,
+    /// Of the tensor.
+    pub rows: Range<usize>,
     pub ty: GgmlType,
     /// Importance of the columns.
     pub weights: Vec<f32>,
 }
 
-impl<'a> TensorRounding<'a> {
+impl<'a> MatrixRounding<'a> {
     /// Some rows, to judge by.
     pub fn reader(&self) -> Result<Reader<'a>> {
-        let sample = Sample::new(self.device, self.model, self.tensor, JUDGED_ROWS)?;
+        let sample = Sample::new(self.device, self.model, self.tensor, self.rows.clone(), JUDGED_ROWS)?;
         Ok(Reader { sample, ty: self.ty, weights: self.weights.clone() })
     }
 
@@ -179,20 +182,23 @@ impl<'a> TensorRounding<'a> {
         Ok(ways)
     }
 
-    /// `sink` receives the bytes of each of `slabs`, which are rows.
-    pub fn round(
-        &self,
-        panels: &mut [Panel],
-        ways: &[Way],
-        slabs: impl Iterator<Item = Range<usize>>,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let TensorRounding { model, tensor, ty, weights, .. } = self;
-        for rows in slabs {
-            let values = model.f32_rows(tensor, rows.clone())?;
+    /// `sink` receives the bytes of some rows after the other.
+    pub fn round(&self, panels: &mut [Panel], ways: &[Way], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        for rows in slabs_of(self.tensor, self.rows.clone()) {
+            let values = self.model.f32_rows(self.tensor, rows.clone())?;
             let parts = panels.iter_mut().zip(ways);
-            let parts = parts.map(|(panel, way)| panel.round((*ty, *way), &values, rows.clone(), weights));
+            let parts = parts.map(|(panel, way)| panel.round((self.ty, *way), &values, rows.clone(), &self.weights));
             sink(&side_by_side(parts.collect::<Result<Vec<_>>>()?, rows.len()))?;
+        }
+        Ok(())
+    }
+
+    /// The same with each block for itself.
+    pub fn encode(&self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let weights = self.device.upload("importance", &self.weights)?;
+        for rows in slabs_of(self.tensor, self.rows.clone()) {
+            let values = self.model.f32_rows(self.tensor, rows)?;
+            sink(&encode_values(self.device, self.ty, &values, &weights, self.tensor.cols)?)?;
         }
         Ok(())
     }

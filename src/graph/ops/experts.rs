@@ -1,0 +1,218 @@
+//! dst = sum over experts of share * down(activation(gate(src)) * up(src)), each on those tokens that ask it.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use crate::device::{Buffer, Device};
+use crate::graph::back::Backward;
+use crate::graph::run::{Batch, Forward};
+use crate::graph::{LayerWeights, LinearInput, Matrix, OneOf, Operation, Value, WeightUse};
+use crate::kernels::add_rows::add_rows;
+use crate::kernels::gather_rows::{Rows, gather_rows};
+use crate::kernels::glu::{Activation, glu};
+use crate::kernels::glu_backward::glu_backward;
+use crate::kernels::matmul::matmul_rows;
+use crate::kernels::matmul_transposed::matmul_transposed;
+use crate::kernels::row_dot::row_dot;
+
+#[derive(Clone, Debug)]
+pub struct Experts {
+    pub src: Value,
+    /// What a [`super::Router`] has written.
+    pub shares: Value,
+    pub dst: Value,
+    /// Stacks of matrices, one of each for every expert.
+    pub gate: String,
+    pub up: String,
+    pub down: String,
+    /// Columns of src and dst.
+    pub width: usize,
+    /// Columns in between.
+    pub hidden: usize,
+    pub count: usize,
+    pub activation: Activation,
+}
+
+/// The tokens that ask one expert.
+struct Asking {
+    /// Their places, and what the expert counts for each.
+    rows: Rows,
+    /// The same places with 1 for each.
+    plain: Rows,
+    /// Their places in `[tokens, experts]`.
+    shares: Rows,
+    /// How many there are of each text.
+    texts: Vec<usize>,
+}
+
+impl Asking {
+    fn of(batch: &Batch, shares: &[f32], expert: usize, count: usize) -> Result<Asking> {
+        let device = batch.device;
+        let column = shares.iter().skip(expert).step_by(count).enumerate();
+        let (places, scales): (Vec<u32>, Vec<f32>) =
+            column.filter(|(_, share)| **share != 0.0).map(|(token, share)| (token as u32, *share)).unzip();
+        let mut texts = vec![0; batch.sequences];
+        places.iter().for_each(|place| texts[*place as usize / batch.seq_len] += 1);
+        let entries: Vec<u32> = places.iter().map(|place| place * count as u32 + expert as u32).collect();
+        let rows = Rows::upload(device, &places, &scales)?;
+        let plain = rows.unscaled(device)?;
+        Ok(Asking { shares: Rows::upload(device, &entries, &vec![1.0; entries.len()])?, rows, plain, texts })
+    }
+
+    fn count(&self) -> usize {
+        self.rows.count
+    }
+}
+
+/// Room for one expert at a time, used again for the next.
+struct Room {
+    x: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    act: Buffer,
+    y: Buffer,
+}
+
+/// How many values as wide as the source, and as what is between, the way forward and the way back have inside.
+const INSIDE: [usize; 2] = [2 + 3, 3 + 6];
+
+impl Experts {
+    fn room(&self, batch: &Batch) -> Result<Room> {
+        let take = |width| batch.arena.take(batch.tokens(), width);
+        let (x, y) = (take(self.width)?, take(self.width)?);
+        Ok(Room { x, y, gate: take(self.hidden)?, up: take(self.hidden)?, act: take(self.hidden)? })
+    }
+
+    fn asking(&self, batch: &Batch, shares: &Buffer) -> Result<Vec<Asking>> {
+        let shares = batch.device.read_range::<f32>(shares, 0, batch.tokens() * self.count)?;
+        (0..self.count).map(|expert| Asking::of(batch, &shares, expert, self.count)).collect()
+    }
+
+    /// The rows of an expert in the stack of down matrices, and in the two others.
+    fn rows(&self, expert: usize) -> [Range<usize>; 2] {
+        [self.width, self.hidden].map(|rows| expert * rows..(expert + 1) * rows)
+    }
+
+    /// Fills `room` but for y. The tap sees what the matrices read.
+    fn inner(&self, pass: &mut Forward, expert: usize, asking: &Asking, room: &Room) -> Result<()> {
+        let (device, n) = (pass.batch.device, asking.count());
+        let [gate, up, down] = [&self.gate, &self.up, &self.down].map(|tensor| matrix(tensor, expert));
+        if n > 0 {
+            gather_rows(device, pass.get(self.src), &asking.plain, &room.x, self.width)?;
+        }
+        self.show(pass, &[gate, up], (&room.x, self.width, true), asking)?;
+        if n > 0 {
+            self.gated(device, pass.weights, expert, n, room)?;
+        }
+        self.show(pass, &[down], (&room.act, self.hidden, false), asking)
+    }
+
+    /// gate, up and what comes of them, from x.
+    fn gated(&self, device: &Device, weights: &LayerWeights, expert: usize, n: usize, room: &Room) -> Result<()> {
+        let [_, rows] = self.rows(expert);
+        matmul_rows(device, &room.x, weights.matrix(&self.gate), &room.gate, n, rows.clone())?;
+        matmul_rows(device, &room.x, weights.matrix(&self.up), &room.up, n, rows)?;
+        glu(device, self.activation, &room.gate, &room.up, &room.act, n * self.hidden)
+    }
+
+    fn show(
+        &self,
+        pass: &mut Forward,
+        matrices: &[Matrix],
+        (x, width, is_shared): (&Buffer, usize, bool),
+        asking: &Asking,
+    ) -> Result<()> {
+        let (texts, first_text) = (&asking.texts[..], pass.batch.first_sequence);
+        let experts = Some(OneOf { count: self.count, is_shared });
+        pass.tap.linear_input(&LinearInput { matrices, x, width, texts, first_text, experts })
+    }
+}
+
+fn matrix(tensor: &str, expert: usize) -> Matrix {
+    Matrix { tensor: tensor.to_owned(), index: expert }
+}
+
+fn zeros(device: &Device, buffer: &Buffer, len: usize) -> Result<()> {
+    device.write(buffer, 0, &vec![0f32; len])
+}
+
+impl Operation for Experts {
+    fn name(&self) -> &'static str {
+        "experts"
+    }
+
+    fn reads(&self) -> Vec<Value> {
+        vec![self.src, self.shares]
+    }
+
+    fn writes(&self) -> Value {
+        self.dst
+    }
+
+    fn keeps(&self) -> Vec<Value> {
+        self.reads()
+    }
+
+    fn inside(&self) -> usize {
+        INSIDE[0] * self.width + INSIDE[1] * self.hidden
+    }
+
+    fn weights(&self) -> Vec<WeightUse<'_>> {
+        [&self.gate, &self.up, &self.down].map(|name| WeightUse::Matrix(name)).into()
+    }
+
+    fn forward(&self, pass: &mut Forward) -> Result<()> {
+        let (batch, out) = (pass.batch, pass.output()?);
+        let room = self.room(&batch)?;
+        zeros(batch.device, &out, pass.len(self.dst))?;
+        for (expert, asking) in self.asking(&batch, pass.get(self.shares))?.iter().enumerate() {
+            self.inner(pass, expert, asking, &room)?;
+            if asking.count() > 0 {
+                let (down, [rows, _]) = (pass.weights.matrix(&self.down), self.rows(expert));
+                matmul_rows(batch.device, &room.act, down, &room.y, asking.count(), rows)?;
+                add_rows(batch.device, &room.y, &asking.rows, &out, self.width)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, pass: &mut Backward) -> Result<()> {
+        let Some(dy) = pass.take(self.dst) else { return Ok(()) };
+        let (batch, device, weights) = (pass.batch, pass.batch.device, pass.weights);
+        let take = |width| batch.arena.take(batch.tokens(), width);
+        let (room, products) = (self.room(&batch)?, take(1)?);
+        let (dout, dact, dgate, dup) = (take(self.width)?, take(self.hidden)?, take(self.hidden)?, take(self.hidden)?);
+        let (dx, dshares) = (pass.room(self.src)?, pass.room(self.shares)?);
+        zeros(device, &dx, pass.len(self.src))?;
+        zeros(device, &dshares, pass.len(self.shares))?;
+        let asking = self.asking(&batch, pass.get(self.shares))?;
+        for (expert, asking) in asking.iter().enumerate().filter(|(_, asking)| asking.count() > 0) {
+            let n = asking.count();
+            let (down, [down_rows, rows]) = (weights.matrix(&self.down), self.rows(expert));
+            gather_rows(device, pass.get(self.src), &asking.plain, &room.x, self.width)?;
+            self.gated(device, weights, expert, n, &room)?;
+            matmul_rows(device, &room.act, down, &room.y, n, down_rows.clone())?;
+
+            // what the output is worth is the gradient of its share
+            gather_rows(device, &dy, &asking.plain, &dout, self.width)?;
+            row_dot(device, &room.y, &dout, &products, n, self.width)?;
+            add_rows(device, &products, &asking.shares, &dshares, 1)?;
+
+            gather_rows(device, &dy, &asking.rows, &dout, self.width)?;
+            pass.tap.linear_gradient(&matrix(&self.down, expert), &dout, n, self.width, 0)?;
+            matmul_transposed(device, &dout, down, &dact, n, down_rows, false)?;
+            let values = [&room.gate, &room.up, &dact];
+            glu_backward(device, self.activation, values, [&dgate, &dup], n * self.hidden)?;
+            pass.tap.linear_gradient(&matrix(&self.gate, expert), &dgate, n, self.hidden, 0)?;
+            pass.tap.linear_gradient(&matrix(&self.up, expert), &dup, n, self.hidden, 0)?;
+
+            let into = &room.x;
+            matmul_transposed(device, &dgate, weights.matrix(&self.gate), into, n, rows.clone(), false)?;
+            matmul_transposed(device, &dup, weights.matrix(&self.up), into, n, rows, true)?;
+            add_rows(device, into, &asking.plain, &dx, self.width)?;
+        }
+        pass.give(self.shares, dshares)?;
+        pass.give(self.src, dx)
+    }
+}
