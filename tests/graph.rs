@@ -3,12 +3,13 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use common::{Random, devices};
 use dq_gpu::device::{Buffer, Device};
 use dq_gpu::graph::ops::{Attend, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
-use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Value, WeightUse};
+use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Stack, Value, WeightUse};
 use dq_gpu::kernels::glu::Activation;
 use dq_gpu::kernels::rope::RopeStyle;
 use dq_gpu::kernels::weight::Weight;
@@ -104,12 +105,17 @@ fn shape(stem: &str) -> (usize, usize) {
     }
 }
 
-fn weights(device: &Device, layer: &Graph, random: &mut Random) -> LayerWeights {
+fn weights(device: &Device, layer: &Graph, random: &mut Random) -> LayerWeights<'static> {
     let mut loaded = LayerWeights::default();
     for tensor in layer.weights() {
-        let (WeightUse::Matrix(name) | WeightUse::Vector(name)) = tensor;
+        let (WeightUse::Matrix(name) | WeightUse::Stack(name) | WeightUse::Vector(name)) = tensor;
         let (rows, cols) = shape(name.split('.').nth(2).unwrap());
         match tensor {
+            WeightUse::Stack(_) => {
+                let values = random.normals(rows * cols, 0.15);
+                let stack = Weight::upload(device, name, GgmlType::F32, rows, cols, bytemuck::cast_slice(&values));
+                loaded.stacks.insert(name.to_owned(), Stack::Whole(Rc::new(stack.unwrap())));
+            }
             WeightUse::Matrix(_) => {
                 let mut values = random.normals(rows * cols, 0.15);
                 if name.ends_with(".router.weight") {
@@ -135,7 +141,7 @@ fn weights(device: &Device, layer: &Graph, random: &mut Random) -> LayerWeights 
 struct Setup<'a> {
     device: &'a Device,
     layer: Graph,
-    weights: LayerWeights,
+    weights: LayerWeights<'static>,
     arena: Arena,
     tables: Vec<Buffer>,
 }

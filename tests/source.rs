@@ -389,7 +389,9 @@ fn layers_are_lists_of_operations() {
     let model = Model::open(&sample("tiny-qwen3")).unwrap();
     let layer = model.layer(2);
     let stem = |tensor| match tensor {
-        WeightUse::Matrix(name) | WeightUse::Vector(name) => name.replace("blk.2.", "").replace(".weight", ""),
+        WeightUse::Matrix(name) | WeightUse::Stack(name) | WeightUse::Vector(name) => {
+            name.replace("blk.2.", "").replace(".weight", "")
+        }
     };
     let names: Vec<String> = layer.weights().map(stem).collect();
     let expected = [

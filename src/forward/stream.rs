@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::store::{HiddenStates, SpillFile};
-use super::weights::{WeightSource, load_layer, tensor};
+use super::weights::{WeightSource, load_layer, require};
 use crate::device::{Buffer, Device};
 use crate::graph::run::{Batch, Keep};
 use crate::graph::{Arena, Graph, LayerWeights, Tap};
@@ -24,6 +24,8 @@ pub struct StreamOptions {
     pub activation_budget: usize,
     /// Most bytes for the second moments of an input and what is made of them: wider inputs are seen in panels.
     pub moments_budget: usize,
+    /// Most bytes of the experts of a layer that are on the device together; of more, one at a time is.
+    pub experts_budget: usize,
     /// Bytes of one tile of logits `[tokens of a batch, part of the vocabulary]`; results do not depend on it.
     pub logits_tile_bytes: usize,
 }
@@ -35,6 +37,7 @@ impl Default for StreamOptions {
             hidden_budget: 512 << 20,
             activation_budget: 1 << 30,
             moments_budget: 4 << 30,
+            experts_budget: 4 << 30,
             logits_tile_bytes: 32 << 20,
         }
     }
@@ -47,6 +50,7 @@ impl StreamOptions {
             hidden_budget: bytes / 4,
             activation_budget: bytes / 2,
             moments_budget: bytes,
+            experts_budget: bytes,
             ..StreamOptions::default()
         }
     }
@@ -169,8 +173,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    pub(super) fn load_layer(&self, weights: &dyn WeightSource, layer: &Graph) -> Result<LayerWeights> {
-        load_layer(self.device, self.model, weights, layer)
+    pub(super) fn load_layer<'w>(&'w self, weights: &'w dyn WeightSource, layer: &Graph) -> Result<LayerWeights<'w>> {
+        load_layer(self.device, self.model, weights, layer, self.options.experts_budget)
     }
 
     /// Work units of [`Stream::run`]: tokens times layers.
@@ -233,7 +237,7 @@ impl<'a> Stream<'a> {
 
     /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.
     pub(super) fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
-        let table = tensor(self.model, "token_embd.weight")?;
+        let table = require(self.model, "token_embd.weight")?;
         let (ty, bytes) = weights.read(table)?;
         let row_bytes = ty.bytes_for(table.cols as u64) as usize;
         let mut hidden = HiddenStates::new(self.device, self.hidden_bytes(), self.options.hidden_budget)?;

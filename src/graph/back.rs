@@ -12,7 +12,7 @@ use crate::kernels::sum::sum;
 /// One operation on its way back.
 pub struct Backward<'a, 't> {
     pub batch: Batch<'a>,
-    pub weights: &'a LayerWeights,
+    pub weights: &'a LayerWeights<'a>,
     pub tap: &'t mut dyn Tap,
     /// Whether what is behind the layer is the embedding.
     pub is_first_layer: bool,

@@ -21,7 +21,7 @@ use back::Backward;
 pub use build::Builder;
 use run::{Forward, Keep};
 pub use tap::{LinearInput, Matrix, NoTap, OneOf, Tap};
-pub use weights::{LayerWeights, WeightUse};
+pub use weights::{LayerWeights, Part, Stack, WeightUse};
 
 /// A value `[tokens, width]` of a layer. The first one is the residual stream as it enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

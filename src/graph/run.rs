@@ -51,7 +51,7 @@ impl Values {
 /// One operation on its way forward.
 pub struct Forward<'a, 't> {
     pub batch: Batch<'a>,
-    pub weights: &'a LayerWeights,
+    pub weights: &'a LayerWeights<'a>,
     pub tap: &'t mut dyn Tap,
     graph: &'a Graph,
     index: usize,

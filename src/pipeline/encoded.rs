@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::Result;
 
-use super::slabs::{of_matrix, slabs};
+use super::slabs::{of_matrix, slabs_of};
 use crate::device::Device;
 use crate::forward::weights::WeightSource;
 use crate::imatrix::Imatrix;
@@ -17,19 +18,19 @@ use crate::source::{Model, Tensor};
 /// Types by tensor.
 pub(super) type Types = BTreeMap<String, GgmlType>;
 
-/// Encodes `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it. Weights on the grid of the
-/// type stay what they are; without importance all columns count the same.
-pub(super) fn encode_tensor(
+/// Encodes rows of one matrix of `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it. Weights on
+/// the grid of the type stay what they are; without importance all columns count the same.
+fn encode_rows(
     device: &Device,
     model: &Model,
     imatrix: Option<&Imatrix>,
-    tensor: &Tensor,
+    (tensor, rows): (&Tensor, Range<usize>),
     ty: GgmlType,
-    mut sink: impl FnMut(&[u8], u64) -> Result<()>,
+    sink: &mut dyn FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
     let importance = importance(imatrix, tensor);
-    for rows in slabs(tensor) {
-        let weights = device.upload("importance", of_matrix(tensor, &importance, &rows))?;
+    let weights = device.upload("importance", of_matrix(tensor, &importance, &rows))?;
+    for rows in slabs_of(tensor, rows) {
         let values = model.f32_rows(tensor, rows.clone())?;
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
@@ -38,6 +39,19 @@ pub(super) fn encode_tensor(
         sink(&bytes, (rows.len() * tensor.cols) as u64)?;
     }
     Ok(())
+}
+
+/// Encodes all of `tensor` so.
+pub(super) fn encode_tensor(
+    device: &Device,
+    model: &Model,
+    imatrix: Option<&Imatrix>,
+    tensor: &Tensor,
+    ty: GgmlType,
+    mut sink: impl FnMut(&[u8], u64) -> Result<()>,
+) -> Result<()> {
+    let mut matrices = tensor.by_matrix(0..tensor.rows);
+    matrices.try_for_each(|rows| encode_rows(device, model, imatrix, (tensor, rows), ty, &mut sink))
 }
 
 /// The importance of the columns of each matrix of a tensor, `[matrices, cols]`; without any all columns count the same.
@@ -57,14 +71,21 @@ pub(super) struct Encoded<'a> {
 
 impl WeightSource for Encoded<'_> {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
+        self.read_rows(tensor, 0..tensor.rows)
+    }
+
+    fn read_rows<'a>(&'a self, tensor: &Tensor, rows: Range<usize>) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         let Some(ty) = self.types.get(&tensor.name).copied().filter(|ty| *ty != tensor.ty) else {
-            return self.model.read(tensor);
+            return self.model.read_rows(tensor, rows);
         };
         let mut bytes = Vec::new();
-        encode_tensor(self.device, self.model, self.imatrix, tensor, ty, |slab, _| {
+        let mut sink = |slab: &[u8], _| {
             bytes.extend_from_slice(slab);
             Ok(())
-        })?;
+        };
+        for rows in tensor.by_matrix(rows) {
+            encode_rows(self.device, self.model, self.imatrix, (tensor, rows), ty, &mut sink)?;
+        }
         Ok((ty, Cow::Owned(bytes)))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use anyhow::{Context, Result};
 
@@ -14,7 +15,7 @@ use super::strength::shrink;
 use crate::calibration::Chunks;
 use crate::device::Device;
 use crate::forward::lanes::{LaneInputs, LaneTap, Lanes};
-use crate::forward::weights::WeightSource;
+use crate::forward::weights::{WeightSource, rows_of};
 use crate::forward::{Stream, StreamOptions};
 use crate::graph::{LinearInput, Matrix, Tap};
 use crate::imatrix::Imatrix;
@@ -137,12 +138,19 @@ impl Rounded<'_> {
 
 impl WeightSource for Rounded<'_> {
     fn read<'a>(&'a self, tensor: &Tensor) -> Result<(GgmlType, Cow<'a, [u8]>)> {
+        self.read_rows(tensor, 0..tensor.rows)
+    }
+
+    fn read_rows<'a>(&'a self, tensor: &Tensor, rows: Range<usize>) -> Result<(GgmlType, Cow<'a, [u8]>)> {
         if let Some((ty, bytes)) = self.tensors.get(&tensor.name) {
-            return Ok((*ty, Cow::Borrowed(bytes)));
+            return Ok((*ty, rows_of(*ty, Cow::Borrowed(bytes), tensor.cols, rows)));
         }
-        let Some((kept, ty)) = self.kept.zip(self.restored.get(&tensor.name)) else { return self.model.read(tensor) };
+        let Some((kept, ty)) = self.kept.zip(self.restored.get(&tensor.name)) else {
+            return self.model.read_rows(tensor, rows);
+        };
         let bytes = kept.read(tensor, *ty)?;
-        Ok((*ty, Cow::Owned(bytes.with_context(|| format!("a kept tensor is gone: `{}`", tensor.name))?)))
+        let bytes = bytes.with_context(|| format!("a kept tensor is gone: `{}`", tensor.name))?;
+        Ok((*ty, rows_of(*ty, Cow::Owned(bytes), tensor.cols, rows)))
     }
 }
 

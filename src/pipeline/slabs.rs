@@ -9,7 +9,7 @@ const SLAB_BYTES: usize = 32 << 20;
 
 /// All rows.
 pub(super) fn slabs(tensor: &Tensor) -> impl Iterator<Item = Range<usize>> + '_ {
-    (0..tensor.matrices()).flat_map(|index| slabs_of(tensor, tensor.matrix_rows(index)))
+    tensor.by_matrix(0..tensor.rows).flat_map(|rows| slabs_of(tensor, rows))
 }
 
 /// Some rows of one matrix.

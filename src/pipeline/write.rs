@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::analyze::exact_types;
 use super::encoded::encode_tensor;
 use super::round::{RoundingInputs, round};
+use super::slabs::slabs;
 use crate::device::Device;
 use crate::gguf::{GgufWriter, Metadata, TensorPlan};
 use crate::imatrix::Imatrix;
@@ -61,8 +62,10 @@ pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn
             continue;
         }
         if ty == tensor.ty {
-            writer.write_tensor(&tensor.name, &model.bytes(tensor)?)?;
-            progress.advance((tensor.rows * tensor.cols) as u64)?;
+            for rows in slabs(tensor) {
+                writer.write_tensor(&tensor.name, &model.row_bytes(tensor, rows.clone())?)?;
+                progress.advance((rows.len() * tensor.cols) as u64)?;
+            }
             continue;
         }
         encode_tensor(device, model, imatrix, tensor, ty, |bytes, weights| {

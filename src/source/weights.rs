@@ -98,6 +98,13 @@ impl Tensor {
         index * rows..(index + 1) * rows
     }
 
+    /// Rows, cut where one matrix ends and the next begins.
+    pub fn by_matrix(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let of_each = (self.rows / self.matrices()).max(1);
+        let matrices = rows.start / of_each..rows.end.div_ceil(of_each);
+        matrices.map(move |index| rows.start.max(index * of_each)..rows.end.min((index + 1) * of_each))
+    }
+
     /// The matrix that has this row.
     pub fn matrix_at(&self, row: usize) -> usize {
         row / (self.rows / self.matrices())
@@ -181,16 +188,22 @@ impl Weights {
     ///
     /// Fails on a file that was cut short, and on a type that would have to be decoded and has no decoder.
     pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
+        self.row_bytes(tensor, 0..tensor.rows)
+    }
+
+    /// The bytes of some rows. Fails as [`Weights::bytes`] does.
+    pub fn row_bytes(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         match &tensor.origin {
+            // one row
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
             Origin::Stored(stored) if stored.ty == tensor.ty && stored.transform != Transform::AddOne => {
-                Ok(Cow::Owned(self.stored_rows(tensor, stored, 0..tensor.rows)?))
+                Ok(Cow::Owned(self.stored_rows(tensor, stored, rows)?))
             }
             Origin::Stacked(parts) if parts[0].ty == tensor.ty => {
-                Ok(Cow::Owned(self.stacked_rows(tensor, parts, 0..tensor.rows)?))
+                Ok(Cow::Owned(self.stacked_rows(tensor, parts, rows)?))
             }
             Origin::Stored(_) | Origin::Stacked(_) => {
-                let values = self.decode(tensor, 0..tensor.rows)?;
+                let values = self.decode(tensor, rows)?;
                 Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
             }
         }

@@ -1,13 +1,11 @@
 //! dst = sum over experts of share * down(activation(gate(src)) * up(src)), each on those tokens that ask it.
 
-use std::ops::Range;
-
 use anyhow::Result;
 
 use crate::device::{Buffer, Device};
 use crate::graph::back::Backward;
 use crate::graph::run::{Batch, Forward};
-use crate::graph::{LayerWeights, LinearInput, Matrix, OneOf, Operation, Value, WeightUse};
+use crate::graph::{LayerWeights, LinearInput, Matrix, OneOf, Operation, Part, Value, WeightUse};
 use crate::kernels::add_rows::add_rows;
 use crate::kernels::gather_rows::{Rows, gather_rows};
 use crate::kernels::glu::{Activation, glu};
@@ -89,11 +87,6 @@ impl Experts {
         (0..self.count).map(|expert| Asking::of(batch, &shares, expert, self.count)).collect()
     }
 
-    /// The rows of an expert in the stack of down matrices, and in the two others.
-    fn rows(&self, expert: usize) -> [Range<usize>; 2] {
-        [self.width, self.hidden].map(|rows| expert * rows..(expert + 1) * rows)
-    }
-
     /// Fills `room` but for y. The tap sees what the matrices read.
     fn inner(&self, pass: &mut Forward, expert: usize, asking: &Asking, room: &Room) -> Result<()> {
         let (device, n) = (pass.batch.device, asking.count());
@@ -103,16 +96,20 @@ impl Experts {
         }
         self.show(pass, &[gate, up], (&room.x, self.width, true), asking)?;
         if n > 0 {
-            self.gated(device, pass.weights, expert, n, room)?;
+            self.gated(device, &self.gates(pass.weights, expert)?, n, room)?;
         }
         self.show(pass, &[down], (&room.act, self.hidden, false), asking)
     }
 
+    /// The gate and up matrices of an expert.
+    fn gates(&self, weights: &LayerWeights, expert: usize) -> Result<[Part; 2]> {
+        Ok([weights.part(&self.gate, expert, self.hidden)?, weights.part(&self.up, expert, self.hidden)?])
+    }
+
     /// gate, up and what comes of them, from x.
-    fn gated(&self, device: &Device, weights: &LayerWeights, expert: usize, n: usize, room: &Room) -> Result<()> {
-        let [_, rows] = self.rows(expert);
-        matmul_rows(device, &room.x, weights.matrix(&self.gate), &room.gate, n, rows.clone())?;
-        matmul_rows(device, &room.x, weights.matrix(&self.up), &room.up, n, rows)?;
+    fn gated(&self, device: &Device, [gate, up]: &[Part; 2], n: usize, room: &Room) -> Result<()> {
+        matmul_rows(device, &room.x, gate, &room.gate, n, gate.rows.clone())?;
+        matmul_rows(device, &room.x, up, &room.up, n, up.rows.clone())?;
         glu(device, self.activation, &room.gate, &room.up, &room.act, n * self.hidden)
     }
 
@@ -159,7 +156,7 @@ impl Operation for Experts {
     }
 
     fn weights(&self) -> Vec<WeightUse<'_>> {
-        [&self.gate, &self.up, &self.down].map(|name| WeightUse::Matrix(name)).into()
+        [&self.gate, &self.up, &self.down].map(|name| WeightUse::Stack(name)).into()
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
@@ -169,8 +166,8 @@ impl Operation for Experts {
         for (expert, asking) in self.asking(&batch, pass.get(self.shares))?.iter().enumerate() {
             self.inner(pass, expert, asking, &room)?;
             if asking.count() > 0 {
-                let (down, [rows, _]) = (pass.weights.matrix(&self.down), self.rows(expert));
-                matmul_rows(batch.device, &room.act, down, &room.y, asking.count(), rows)?;
+                let down = pass.weights.part(&self.down, expert, self.width)?;
+                matmul_rows(batch.device, &room.act, &down, &room.y, asking.count(), down.rows.clone())?;
                 add_rows(batch.device, &room.y, &asking.rows, &out, self.width)?;
             }
         }
@@ -189,10 +186,10 @@ impl Operation for Experts {
         let asking = self.asking(&batch, pass.get(self.shares))?;
         for (expert, asking) in asking.iter().enumerate().filter(|(_, asking)| asking.count() > 0) {
             let n = asking.count();
-            let (down, [down_rows, rows]) = (weights.matrix(&self.down), self.rows(expert));
+            let (gates, down) = (self.gates(weights, expert)?, weights.part(&self.down, expert, self.width)?);
             gather_rows(device, pass.get(self.src), &asking.plain, &room.x, self.width)?;
-            self.gated(device, weights, expert, n, &room)?;
-            matmul_rows(device, &room.act, down, &room.y, n, down_rows.clone())?;
+            self.gated(device, &gates, n, &room)?;
+            matmul_rows(device, &room.act, &down, &room.y, n, down.rows.clone())?;
 
             // what the output is worth is the gradient of its share
             gather_rows(device, &dy, &asking.plain, &dout, self.width)?;
@@ -201,15 +198,16 @@ impl Operation for Experts {
 
             gather_rows(device, &dy, &asking.rows, &dout, self.width)?;
             pass.tap.linear_gradient(&matrix(&self.down, expert), &dout, n, self.width, 0)?;
-            matmul_transposed(device, &dout, down, &dact, n, down_rows, false)?;
+            matmul_transposed(device, &dout, &down, &dact, n, down.rows.clone(), false)?;
             let values = [&room.gate, &room.up, &dact];
             glu_backward(device, self.activation, values, [&dgate, &dup], n * self.hidden)?;
             pass.tap.linear_gradient(&matrix(&self.gate, expert), &dgate, n, self.hidden, 0)?;
             pass.tap.linear_gradient(&matrix(&self.up, expert), &dup, n, self.hidden, 0)?;
 
             let into = &room.x;
-            matmul_transposed(device, &dgate, weights.matrix(&self.gate), into, n, rows.clone(), false)?;
-            matmul_transposed(device, &dup, weights.matrix(&self.up), into, n, rows, true)?;
+            let [gate, up] = &gates;
+            matmul_transposed(device, &dgate, gate, into, n, gate.rows.clone(), false)?;
+            matmul_transposed(device, &dup, up, into, n, up.rows.clone(), true)?;
             add_rows(device, into, &asking.plain, &dx, self.width)?;
         }
         pass.give(self.shares, dshares)?;
