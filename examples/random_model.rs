@@ -34,7 +34,7 @@ struct Options {
     layers: usize,
     #[arg(long, default_value_t = 256)]
     hidden: usize,
-    /// Width of the feed-forward layers [default: 3 x hidden]
+    /// Width of the feed-forward layers, or of an expert [default: 3 x hidden]
     #[arg(long)]
     ffn: Option<usize>,
     #[arg(long, default_value_t = 4)]
@@ -44,6 +44,12 @@ struct Options {
     /// [default: hidden / heads]
     #[arg(long)]
     head_dim: Option<usize>,
+    /// Of a layer, with `--family qwen3-moe`
+    #[arg(long, default_value_t = 8)]
+    experts: usize,
+    /// Experts asked for each token
+    #[arg(long, default_value_t = 2)]
+    experts_used: usize,
     /// Rows of the embeddings; at least the tokenizer's vocabulary
     #[arg(long, default_value_t = 4096)]
     vocab: usize,
@@ -62,6 +68,7 @@ struct Options {
 enum FamilyName {
     Llama,
     Qwen3,
+    Qwen3Moe,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -155,14 +162,21 @@ fn tensors(o: &Options) -> Vec<Tensor> {
         all.push(linear(at("self_attn.k_proj"), kv_width, hidden, 1.2));
         all.push(linear(at("self_attn.v_proj"), kv_width, hidden, 1.0));
         all.push(linear(at("self_attn.o_proj"), hidden, q_width, branch));
-        if o.family == FamilyName::Qwen3 {
+        if o.family != FamilyName::Llama {
             all.push(norm(at("self_attn.q_norm"), head_dim));
             all.push(norm(at("self_attn.k_norm"), head_dim));
         }
         all.push(norm(at("post_attention_layernorm"), hidden));
-        all.push(linear(at("mlp.gate_proj"), ffn, hidden, 1.0));
-        all.push(linear(at("mlp.up_proj"), ffn, hidden, 1.0));
-        all.push(linear(at("mlp.down_proj"), hidden, ffn, branch));
+        let mut parts = vec!["mlp".to_owned()];
+        if o.family == FamilyName::Qwen3Moe {
+            all.push(linear(at("mlp.gate"), o.experts, hidden, 1.0));
+            parts = (0..o.experts).map(|expert| format!("mlp.experts.{expert}")).collect();
+        }
+        for part in parts {
+            all.push(linear(at(&format!("{part}.gate_proj")), ffn, hidden, 1.0));
+            all.push(linear(at(&format!("{part}.up_proj")), ffn, hidden, 1.0));
+            all.push(linear(at(&format!("{part}.down_proj")), hidden, ffn, branch));
+        }
     }
     all.push(norm("model.norm.weight".into(), hidden));
     if !o.tied {
@@ -175,6 +189,7 @@ fn config(o: &Options) -> Result<Value> {
     let (class, model_type, theta) = match o.family {
         FamilyName::Llama => ("LlamaForCausalLM", "llama", 1e4),
         FamilyName::Qwen3 => ("Qwen3ForCausalLM", "qwen3", 1e6),
+        FamilyName::Qwen3Moe => ("Qwen3MoeForCausalLM", "qwen3_moe", 1e6),
     };
     let mut config = json!({
         "architectures": [class],
@@ -194,6 +209,12 @@ fn config(o: &Options) -> Result<Value> {
         "tie_word_embeddings": o.tied,
         "vocab_size": o.vocab,
     });
+    if o.family == FamilyName::Qwen3Moe {
+        config["num_experts"] = json!(o.experts);
+        config["num_experts_per_tok"] = json!(o.experts_used);
+        config["moe_intermediate_size"] = json!(ffn(o));
+        config["norm_topk_prob"] = json!(true);
+    }
     // The special tokens belong to the tokenizer.
     let source = o.tokenizer.join("config.json");
     if let Ok(text) = fs::read_to_string(&source) {

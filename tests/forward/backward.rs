@@ -172,7 +172,7 @@ fn the_cpu_finds_the_gradients_of_transformers() {
 #[test]
 fn a_gpu_finds_the_gradients_of_transformers() {
     let Some(device) = common::gpu() else { return };
-    check(device, &["tiny-qwen3", "llama-bias", "llama-tied", "mistral-window", "gemma3"], 2e-4);
+    check(device, &["tiny-qwen3", "llama-bias", "llama-tied", "mistral-window", "gemma3", "qwen3moe"], 2e-4);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn check(device: &Device, cases: &[&str]) {
 fn the_collector_gathers_what_transformers_feeds_its_layers() {
     check(&Device::cpu(), &CASES);
     if let Some(device) = common::gpu() {
-        check(device, &["tiny-qwen3", "llama-bias", "llama-tied"]);
+        check(device, &["tiny-qwen3", "llama-bias", "llama-tied", "qwen3moe"]);
     }
 }
 
