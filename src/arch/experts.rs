@@ -10,9 +10,9 @@ use crate::kernels::glu::Activation;
 
 /// Router and stacks of matrices inside `blk.N.`, without `.weight`.
 const ROUTER: &str = "ffn_gate_inp";
-pub(super) const GATE: &str = "ffn_gate_exps";
-pub(super) const UP: &str = "ffn_up_exps";
-pub(super) const DOWN: &str = "ffn_down_exps";
+const GATE: &str = "ffn_gate_exps";
+const UP: &str = "ffn_up_exps";
+const DOWN: &str = "ffn_down_exps";
 
 /// What a family's Hugging Face tensors are called inside `model.layers.N.`, without `.weight`.
 #[derive(Clone, Copy, Debug)]

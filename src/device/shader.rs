@@ -48,6 +48,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "common/iq4_levels",
     "common/iq4_nearest",
     "common/k_scales",
+    "common/listed_rows",
     "common/no_scale",
     "common/octal_halves",
     "common/one_scale",

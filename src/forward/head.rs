@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::store::HiddenStates;
 use super::stream::Stream;
-use super::weights::{WeightSource, load_vector, require, upload};
+use super::weights::{WeightSource, load_vector, upload};
 use crate::device::{Buffer, Device};
 use crate::graph::{LinearInput, Matrix, NoTap, Tap};
 use crate::kernels::kld::{self, KldState, TokenStats};
@@ -135,7 +135,7 @@ impl<'a> OutputTiles<'a> {
     /// `positions` is the largest number of positions that a tile of logits must hold.
     pub(super) fn new(stream: &Stream<'a>, weights: &'a dyn WeightSource, positions: usize) -> Result<Self> {
         let name = stream.model.output_tensor();
-        let info = require(stream.model, name)?;
+        let info = stream.model.require(name)?;
         let (ty, bytes) = weights.read(info)?;
         let budget = stream.options.logits_tile_bytes.min(stream.device.max_binding_bytes());
         let tile = (budget / (positions * size_of::<f32>())).clamp(1, info.rows);

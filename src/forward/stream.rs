@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::store::{HiddenStates, SpillFile};
-use super::weights::{WeightSource, load_layer, require};
+use super::weights::{WeightSource, load_layer};
 use crate::device::{Buffer, Device};
 use crate::graph::run::{Batch, Keep};
 use crate::graph::{Arena, Graph, LayerWeights, Tap};
@@ -237,7 +237,7 @@ impl<'a> Stream<'a> {
 
     /// The embedding rows of all tokens, gathered on the host: only the rows in use are decoded.
     pub(super) fn embed(&self, weights: &dyn WeightSource) -> Result<HiddenStates> {
-        let table = require(self.model, "token_embd.weight")?;
+        let table = self.model.require("token_embd.weight")?;
         let (ty, bytes) = weights.read(table)?;
         let row_bytes = ty.bytes_for(table.cols as u64) as usize;
         let mut hidden = HiddenStates::new(self.device, self.hidden_bytes(), self.options.hidden_budget)?;

@@ -40,7 +40,7 @@ impl WeightSource for Model {
     }
 
     fn read_rows<'a>(&'a self, tensor: &Tensor, rows: Range<usize>) -> Result<(GgmlType, Cow<'a, [u8]>)> {
-        Ok((tensor.ty, self.row_bytes(tensor, rows)?))
+        Ok((tensor.ty, self.bytes_of_rows(tensor, rows)?))
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) fn load_layer<'a>(
                 let stack = if are_small {
                     Stack::Whole(Rc::new(load_matrix(device, model, weights, name)?))
                 } else {
-                    let info = require(model, name)?;
+                    let info = model.require(name)?;
                     Stack::Each(Box::new(move |index| load_part(device, weights, info, index)))
                 };
                 loaded.stacks.insert(name.to_owned(), stack);
@@ -80,14 +80,9 @@ pub(super) fn load_layer<'a>(
     Ok(loaded)
 }
 
-/// The tensor of that name, or an error that says which is missing.
-pub(super) fn require<'a>(model: &'a Model, name: &str) -> Result<&'a Tensor> {
-    model.tensor(name).with_context(|| format!("{}: tensor missing: `{name}`", model.path.display()))
-}
-
 /// Uploads a 1-D tensor as f32.
 pub(super) fn load_vector(device: &Device, model: &Model, name: &str) -> Result<Buffer> {
-    let info = require(model, name)?;
+    let info = model.require(name)?;
     device.upload(name, &model.f32_rows(info, 0..info.rows)?)
 }
 
@@ -99,7 +94,7 @@ fn load_part(device: &Device, weights: &dyn WeightSource, stack: &Tensor, index:
 }
 
 fn load_matrix(device: &Device, model: &Model, weights: &dyn WeightSource, name: &str) -> Result<Weight> {
-    let info = require(model, name)?;
+    let info = model.require(name)?;
     let (ty, bytes) = weights.read(info)?;
     upload(device, name, ty, info.rows, info.cols, &bytes)
 }

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::gather_rows::{Params, Rows};
-use super::{Call, ELEMENTS_PER_GROUP, word};
+use super::gather_rows::Rows;
 use crate::device::{Buffer, Device};
 
 /// Adds x `[rows.count, width]` to rows of out `[.., width]`.
@@ -20,15 +19,7 @@ pub fn add_rows(dev: &Device, x: &Buffer, rows: &Rows, out: &Buffer, width: usiz
             twin(&x.view::<f32>()?[..len], &places[..rows.count], &scales, &mut out.view_mut()?, width);
             Ok(())
         }
-        Device::Gpu(gpu) => gpu.run(&Call {
-            shader: "add_rows",
-            weight: None,
-            overrides: &[],
-            bindings: &[x, &rows.places, &rows.scales, out],
-            params: bytemuck::bytes_of(&Params { len: word(len)?, width: word(width)?, pad: [0; 2] }),
-            groups: len.div_ceil(ELEMENTS_PER_GROUP),
-            group_cost: (3 * ELEMENTS_PER_GROUP) as f64,
-        }),
+        Device::Gpu(gpu) => rows.run(gpu, "add_rows", [x, out], width),
     }
 }
 

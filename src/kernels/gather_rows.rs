@@ -5,14 +5,14 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::{Call, ELEMENTS_PER_GROUP, word};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, GpuDevice};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Params {
-    pub(super) len: u32,
-    pub(super) width: u32,
-    pub(super) pad: [u32; 2],
+struct Params {
+    len: u32,
+    width: u32,
+    pad: [u32; 2],
 }
 
 /// Some rows of a matrix, each with a number that it is multiplied by.
@@ -43,6 +43,26 @@ impl Rows {
         let scales = device.upload("scales of rows", &vec![1f32; self.count])?;
         Ok(Rows { places: self.places.clone(), scales, count: self.count })
     }
+
+    /// Runs a shader over the elements of these rows, each of `width`.
+    pub(super) fn run(
+        &self,
+        gpu: &GpuDevice,
+        shader: &'static str,
+        [x, out]: [&Buffer; 2],
+        width: usize,
+    ) -> Result<()> {
+        let len = self.count * width;
+        gpu.run(&Call {
+            shader,
+            weight: None,
+            overrides: &[],
+            bindings: &[x, &self.places, &self.scales, out],
+            params: bytemuck::bytes_of(&Params { len: word(len)?, width: word(width)?, pad: [0; 2] }),
+            groups: len.div_ceil(ELEMENTS_PER_GROUP),
+            group_cost: (3 * ELEMENTS_PER_GROUP) as f64,
+        })
+    }
 }
 
 /// out `[rows.count, width]` from x `[.., width]`.
@@ -58,15 +78,7 @@ pub fn gather_rows(dev: &Device, x: &Buffer, rows: &Rows, out: &Buffer, width: u
             twin(&x.view()?, &places[..rows.count], &scales, &mut out.view_mut::<f32>()?[..len], width);
             Ok(())
         }
-        Device::Gpu(gpu) => gpu.run(&Call {
-            shader: "gather_rows",
-            weight: None,
-            overrides: &[],
-            bindings: &[x, &rows.places, &rows.scales, out],
-            params: bytemuck::bytes_of(&Params { len: word(len)?, width: word(width)?, pad: [0; 2] }),
-            groups: len.div_ceil(ELEMENTS_PER_GROUP),
-            group_cost: (2 * ELEMENTS_PER_GROUP) as f64,
-        }),
+        Device::Gpu(gpu) => rows.run(gpu, "gather_rows", [x, out], width),
     }
 }
 

@@ -19,17 +19,16 @@ use crate::source::{Model, Tensor};
 pub(super) type Types = BTreeMap<String, GgmlType>;
 
 /// Encodes rows of one matrix of `tensor` as `ty`; `sink` receives the bytes of each slab and the number of weights in it. Weights on
-/// the grid of the type stay what they are; without importance all columns count the same.
+/// the grid of the type stay what they are. `importance` is that of all matrices.
 fn encode_rows(
     device: &Device,
     model: &Model,
-    imatrix: Option<&Imatrix>,
+    importance: &[f32],
     (tensor, rows): (&Tensor, Range<usize>),
     ty: GgmlType,
     sink: &mut dyn FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
-    let importance = importance(imatrix, tensor);
-    let weights = device.upload("importance", of_matrix(tensor, &importance, &rows))?;
+    let weights = device.upload("importance", of_matrix(tensor, importance, &rows))?;
     for rows in slabs_of(tensor, rows) {
         let values = model.f32_rows(tensor, rows.clone())?;
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
@@ -50,8 +49,9 @@ pub(super) fn encode_tensor(
     ty: GgmlType,
     mut sink: impl FnMut(&[u8], u64) -> Result<()>,
 ) -> Result<()> {
+    let importance = importance(imatrix, tensor);
     let mut matrices = tensor.by_matrix(0..tensor.rows);
-    matrices.try_for_each(|rows| encode_rows(device, model, imatrix, (tensor, rows), ty, &mut sink))
+    matrices.try_for_each(|rows| encode_rows(device, model, &importance, (tensor, rows), ty, &mut sink))
 }
 
 /// The importance of the columns of each matrix of a tensor, `[matrices, cols]`; without any all columns count the same.
@@ -83,8 +83,9 @@ impl WeightSource for Encoded<'_> {
             bytes.extend_from_slice(slab);
             Ok(())
         };
+        let importance = importance(self.imatrix, tensor);
         for rows in tensor.by_matrix(rows) {
-            encode_rows(self.device, self.model, self.imatrix, (tensor, rows), ty, &mut sink)?;
+            encode_rows(self.device, self.model, &importance, (tensor, rows), ty, &mut sink)?;
         }
         Ok((ty, Cow::Owned(bytes)))
     }

@@ -1,6 +1,7 @@
 //! What each type of a tensor costs: exact errors by the diagonals of the second moments, corrected by what all of H says of sampled
 //! rows as they will be rounded.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
@@ -62,11 +63,10 @@ impl Tap for Weigher<'_> {
             let mut shared = Vec::new();
             for matrix in hessian.matrices.iter().filter(|matrix| self.quantizable.contains(&matrix.tensor)) {
                 let tensor = self.inputs.model.require(&matrix.tensor)?;
-                let weighing = match weighings.remove(&tensor.name) {
-                    Some(weighing) => weighing,
-                    None => Weighing::new(self.device, self.inputs, tensor)?,
+                let weighing = match weighings.entry(&tensor.name) {
+                    Entry::Occupied(begun) => begun.into_mut(),
+                    Entry::Vacant(new) => new.insert(Weighing::new(self.device, self.inputs, tensor)?),
                 };
-                let weighing = weighings.entry(&tensor.name).or_insert(weighing);
                 if hessian.panels.iter().any(|panel| panel.tokens() == 0) {
                     continue;
                 }

@@ -63,7 +63,7 @@ pub fn write(device: &Device, inputs: &FileInputs, target: &Path, progress: &dyn
         }
         if ty == tensor.ty {
             for rows in slabs(tensor) {
-                writer.write_tensor(&tensor.name, &model.row_bytes(tensor, rows.clone())?)?;
+                writer.write_tensor(&tensor.name, &model.bytes_of_rows(tensor, rows.clone())?)?;
                 progress.advance((rows.len() * tensor.cols) as u64)?;
             }
             continue;

@@ -93,9 +93,7 @@ impl<'a> GradientTap<'a> {
 
     fn gather(&mut self, output: Output, dy: &Buffer, tokens: usize, width: usize) -> Result<()> {
         let sums = self.device.alloc("gradient sums", 2 * width * size_of::<f32>())?;
-        if tokens > 0 {
-            column_moments(self.device, dy, &sums, tokens, width)?;
-        }
+        column_moments(self.device, dy, &sums, tokens, width)?;
         self.pending.push(Pending { output, sums });
         Ok(())
     }

@@ -188,11 +188,11 @@ impl Weights {
     ///
     /// Fails on a file that was cut short, and on a type that would have to be decoded and has no decoder.
     pub fn bytes(&self, tensor: &Tensor) -> Result<Cow<'_, [u8]>> {
-        self.row_bytes(tensor, 0..tensor.rows)
+        self.bytes_of_rows(tensor, 0..tensor.rows)
     }
 
     /// The bytes of some rows. Fails as [`Weights::bytes`] does.
-    pub fn row_bytes(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
+    pub fn bytes_of_rows(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         match &tensor.origin {
             // one row
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),

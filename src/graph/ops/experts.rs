@@ -38,8 +38,7 @@ struct Asking {
     rows: Rows,
     /// The same places with 1 for each.
     plain: Rows,
-    /// Their places in `[tokens, experts]`.
-    shares: Rows,
+    places: Vec<u32>,
     /// How many there are of each text.
     texts: Vec<usize>,
 }
@@ -52,10 +51,15 @@ impl Asking {
             column.filter(|(_, share)| **share != 0.0).map(|(token, share)| (token as u32, *share)).unzip();
         let mut texts = vec![0; batch.sequences];
         places.iter().for_each(|place| texts[*place as usize / batch.seq_len] += 1);
-        let entries: Vec<u32> = places.iter().map(|place| place * count as u32 + expert as u32).collect();
         let rows = Rows::upload(device, &places, &scales)?;
         let plain = rows.unscaled(device)?;
-        Ok(Asking { shares: Rows::upload(device, &entries, &vec![1.0; entries.len()])?, rows, plain, texts })
+        Ok(Asking { rows, plain, places, texts })
+    }
+
+    /// Where the shares of `expert` lie in `[tokens, count]`.
+    fn shares(&self, device: &Device, expert: usize, count: usize) -> Result<Rows> {
+        let places: Vec<u32> = self.places.iter().map(|place| place * count as u32 + expert as u32).collect();
+        Rows::upload(device, &places, &vec![1.0; places.len()])
     }
 
     fn count(&self) -> usize {
@@ -194,7 +198,7 @@ impl Operation for Experts {
             // what the output is worth is the gradient of its share
             gather_rows(device, &dy, &asking.plain, &dout, self.width)?;
             row_dot(device, &room.y, &dout, &products, n, self.width)?;
-            add_rows(device, &products, &asking.shares, &dshares, 1)?;
+            add_rows(device, &products, &asking.shares(device, expert, self.count)?, &dshares, 1)?;
 
             gather_rows(device, &dy, &asking.rows, &dout, self.width)?;
             pass.tap.linear_gradient(&matrix(&self.down, expert), &dout, n, self.width, 0)?;
