@@ -50,15 +50,19 @@ fn as_python(value: &Value) -> Json {
         Value::F32(v) => json!([["FLOAT32"], f64::from(*v)]),
         Value::Bool(v) => json!([["BOOL"], v]),
         Value::String(v) => json!([["STRING"], v]),
+        Value::Array(Array::Bool(v)) => json!([["ARRAY", "BOOL"], v]),
         Value::Array(Array::String(v)) => json!([["ARRAY", "STRING"], v]),
         other => panic!("{other:?}"),
     }
 }
 
+/// Models of which there is what llama.cpp's converter makes of them.
+const CONVERTED: &[&str] = &["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"];
+
 /// llama.cpp's converter wrote the fixtures: `tests/interop/converter.py`.
 #[test]
 fn folders_become_what_the_converter_writes() {
-    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"] {
+    for name in CONVERTED {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.gguf");
         let model = Model::open(&sample(name)).unwrap();
@@ -85,7 +89,7 @@ fn folders_become_what_the_converter_writes() {
 
 #[test]
 fn a_gguf_is_the_folder_it_came_from() {
-    for name in ["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"] {
+    for name in CONVERTED {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.gguf");
         let from_folder = Model::open(&sample(name)).unwrap();
@@ -509,7 +513,7 @@ fn tensor_of<'a>(model: &'a Model, tensor: &Tensor) -> &'a Tensor {
 }
 
 fn rope(scaling: Scaling) -> Rope {
-    Rope { style: RopeStyle::Neox, rot: 8, freq_base: 10_000.0, attn_factor: 1.0, scaling }
+    Rope { style: RopeStyle::Neox, rot: 8, freq_base: 10_000.0, attn_factor: 1.0, original_context: 512, scaling }
 }
 
 fn angle(table: &[f32], position: usize, pair: usize) -> f64 {
@@ -536,7 +540,6 @@ fn rope_tables_hold_cosines_and_sines() {
 fn yarn_is_that_of_transformers() {
     let yarn = Yarn {
         factor: 4.0,
-        original_context: 512,
         ext_factor: 1.0,
         beta_fast: 32.0,
         beta_slow: 1.0,

@@ -20,7 +20,7 @@ pub(super) struct Names {
     router: &'static str,
     /// Followed by the number of the expert.
     experts: &'static str,
-    /// Stacks and the matrices in them, in the order in which llama.cpp's converter writes them.
+    /// Stacks and the matrices in them.
     matrices: [(&'static str, &'static str); 3],
 }
 
@@ -56,16 +56,6 @@ impl Names {
         }
         let (_, matrix) = self.matrices.iter().find(|(stack, _)| *stack == stem)?;
         Some(format!("{}{expert}.{matrix}", self.experts))
-    }
-
-    /// Names and shapes inside `blk.N.`, columns first; stacks in the order of llama.cpp's converter.
-    pub(super) fn expected(&self, mixture: &Mixture, n_embd: usize) -> Vec<(&'static str, Vec<u64>)> {
-        let (width, hidden, count) = (n_embd as u64, mixture.n_ff as u64, mixture.routing.experts as u64);
-        let stacks = self.matrices.iter().map(|(stack, _)| match *stack {
-            DOWN => (DOWN, vec![hidden, width, count]),
-            other => (other, vec![width, hidden, count]),
-        });
-        [(ROUTER, vec![width, count])].into_iter().chain(stacks).collect()
     }
 }
 

@@ -3,17 +3,24 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::decoder::{self, Defaults, Layout};
-use super::{Expected, Extra, Family, HfConfig, Hparams, Place, Transform};
+use super::hparams::Layers;
+use super::keys::{self, Defaults};
+use super::layout::{HeadNorms, Layout, Norms};
+use super::{Family, HfConfig, Hparams, Transform, names};
 use crate::gguf::Metadata;
-use crate::graph::Graph;
 use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Gemma3;
 
 const ARCHITECTURE: &str = "gemma3";
-const LAYOUT: Layout = Layout { qk_norm: true, norms_behind: true, activation: Activation::GeluTanh, experts: None };
+const LAYOUT: Layout = Layout {
+    names: &[names::NORMS_AROUND, names::ATTENTION, names::GATED_MLP],
+    norms: Norms::AROUND,
+    head_norms: HeadNorms::Heads,
+    activation: Activation::GeluTanh,
+    ..Layout::LLAMA
+};
 
 /// One layer in so many sees all tokens. llama.cpp's converter writes no key for it.
 const PATTERN: u32 = 6;
@@ -23,10 +30,11 @@ const LAYERS_OF_27B: usize = 62;
 /// transformers' defaults: `Gemma3TextConfig`.
 const DEFAULTS: Defaults = Defaults {
     context: 131_072,
-    kv_heads: 4,
+    kv_heads: Some(4),
     head_dim: Some(HEAD_DIM),
     theta: 1_000_000.0,
     local_theta: Some(LOCAL_THETA),
+    ..Defaults::USUAL
 };
 const HEAD_DIM: u32 = 256;
 const SCALED_BY: u32 = 256;
@@ -84,52 +92,34 @@ impl Family for Gemma3 {
         vec![("num_attention_heads", json!(8)), ("vocab_size", json!(262_208)), ("tie_word_embeddings", json!(true))]
     }
 
+    fn layout(&self) -> &Layout {
+        &LAYOUT
+    }
+
     fn rope_style(&self) -> RopeStyle {
         RopeStyle::Neox
     }
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         self.check(config)?;
-        let mut metadata = decoder::metadata(ARCHITECTURE, config, &DEFAULTS, LAYOUT, file_type)?;
+        let mut metadata = keys::common(ARCHITECTURE, config, &DEFAULTS, &LAYOUT, file_type)?;
         metadata.set("gemma3.attention.sliding_window", config.size_or("sliding_window", 4096)?);
         Ok(metadata)
-    }
-
-    fn place(&self, hf_name: &str) -> Option<Place> {
-        decoder::place(hf_name, LAYOUT)
-    }
-
-    fn hf_name(&self, place: &Place) -> Option<String> {
-        decoder::hf_name(place, LAYOUT)
     }
 
     fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
         if gguf_name.ends_with("norm.weight") { Transform::AddOne } else { Transform::None }
     }
 
-    fn extra_tensors(&self, _: &HfConfig) -> Result<Vec<Extra>> {
-        Ok(Vec::new())
-    }
-
-    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
-        let mut hparams =
-            Hparams::read(metadata, ARCHITECTURE, self.rope_style(), rows("token_embd.weight"))?.dense()?;
+    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
         // llama.cpp's defaults
-        hparams.window_pattern.get_or_insert(PATTERN as usize);
+        hparams.unwindowed.get_or_insert(Layers::Each(PATTERN as usize));
         let local = hparams.rope.local(LOCAL_THETA as f32);
         hparams.local_rope.get_or_insert(local);
         hparams.embedding_scale = (hparams.n_embd as f32).sqrt();
         if hparams.n_layer == LAYERS_OF_27B {
             hparams.attention_scale = 1.0 / ((hparams.n_embd / hparams.n_head) as f32).sqrt();
         }
-        Ok(hparams)
-    }
-
-    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
-        decoder::expected(hparams, LAYOUT)
-    }
-
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-        decoder::layer(hparams, il, LAYOUT, has_tensor)
+        Ok(())
     }
 }

@@ -23,6 +23,8 @@ pub(super) const THETA: f64 = 10_000.0;
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfRope {
     pub theta: f64,
+    /// The share of each head that is rotated.
+    pub part: Option<f64>,
     pub scaling: HfScaling,
 }
 
@@ -193,15 +195,12 @@ impl HfConfig {
 
     /// Rotary embedding settings. `context` is `max_position_embeddings`.
     ///
-    /// Fails on a scaling that is unknown or lacks a number, and on heads that are rotated in part.
+    /// Fails on a scaling that is unknown or lacks a number.
     pub fn rope(&self, context: u32) -> Result<HfRope> {
         let settings = Settings { config: self, map: self.rope_settings() };
         let theta = self.rope_theta()?.unwrap_or(THETA);
         let part = settings.number("partial_rotary_factor")?.or(self.f64("partial_rotary_factor")?);
-        if part.is_some_and(|part| part != 1.0) {
-            bail!("unsupported `partial_rotary_factor`: `{}`", self.path.display());
-        }
-        Ok(HfRope { theta, scaling: settings.scaling(context)? })
+        Ok(HfRope { theta, part, scaling: settings.scaling(context)? })
     }
 
     /// The settings' object. transformers prefers the old name where both are there.

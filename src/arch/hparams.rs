@@ -7,6 +7,7 @@ use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
 use crate::graph::ops::Routing;
+use crate::kernels::logit_shape::LogitShape;
 use crate::kernels::rope::RopeStyle;
 
 /// The sizes and constants of a decoder.
@@ -31,14 +32,42 @@ pub struct Hparams {
     pub local_rope: Option<Rope>,
     /// Tokens that attention sees, itself included, in layers that do not see all.
     pub window: Option<usize>,
-    /// One layer in so many sees all tokens all the same.
-    pub window_pattern: Option<usize>,
+    /// The layers that see all tokens all the same.
+    pub unwindowed: Option<Layers>,
+    /// The layers whose queries and keys are not rotated.
+    pub unrotated: Option<Layers>,
     /// What attention scores are multiplied by.
     pub attention_scale: f32,
+    /// Scaled scores s become softcap tanh(s / softcap).
+    pub attention_softcap: Option<f32>,
     /// What rows of the embedding are multiplied by.
     pub embedding_scale: f32,
+    /// What each half of a layer is multiplied by before it is added.
+    pub residual_scale: f32,
+    /// What becomes of the products with the output matrix.
+    pub logits: LogitShape,
     /// What layers have in place of one feed-forward part, in families with experts.
     pub mixture: Option<Mixture>,
+    /// Layers before those with experts.
+    pub dense_layers: usize,
+}
+
+/// Some of the layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layers {
+    /// The last of each so many.
+    Each(usize),
+    /// By their numbers.
+    Listed(Vec<bool>),
+}
+
+impl Layers {
+    pub fn contain(&self, il: usize) -> bool {
+        match self {
+            Layers::Each(count) => (il + 1).is_multiple_of(*count),
+            Layers::Listed(list) => list.get(il).copied().unwrap_or(false),
+        }
+    }
 }
 
 /// The experts of a layer.
@@ -62,16 +91,18 @@ impl Hparams {
 
     /// Tokens that attention of layer `il` sees, itself included, where it does not see all.
     pub fn window(&self, il: usize) -> Option<usize> {
-        self.window.filter(|_| !self.sees_all(il))
+        self.window.filter(|_| !self.unwindowed.as_ref().is_some_and(|layers| layers.contain(il)))
     }
 
-    fn sees_all(&self, il: usize) -> bool {
-        self.window_pattern.is_some_and(|pattern| (il + 1).is_multiple_of(pattern))
+    /// Place of the layer's table among those of [`Hparams::ropes`]; none if it does not rotate.
+    pub fn rope_table(&self, il: usize) -> Option<usize> {
+        let is_rotated = !self.unrotated.as_ref().is_some_and(|layers| layers.contain(il));
+        is_rotated.then_some(usize::from(self.local_rope.is_some() && self.window(il).is_some()))
     }
 
-    /// Place of the layer's table among those of [`Hparams::ropes`].
-    pub fn rope_table(&self, il: usize) -> usize {
-        usize::from(self.local_rope.is_some() && self.window(il).is_some())
+    /// The experts of layer `il`, if it has any.
+    pub fn mixture(&self, il: usize) -> Option<&Mixture> {
+        self.mixture.as_ref().filter(|_| il >= self.dense_layers)
     }
 
     /// How positions become angles: in most layers, and in those with a window where they have their own.
@@ -110,10 +141,15 @@ impl Hparams {
             local_rope: keys.optional_f32("rope.freq_base_swa")?.map(|base| rope.local(base)),
             rope,
             window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
-            window_pattern: keys.optional_size("attention.sliding_window_pattern")?.filter(|&pattern| pattern > 0),
+            unwindowed: keys.unwindowed()?,
+            unrotated: None,
             attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            attention_softcap: None,
             embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logits: LogitShape::PLAIN,
             mixture: keys.mixture()?,
+            dense_layers: 0,
         })
     }
 
@@ -123,12 +159,32 @@ impl Hparams {
     }
 
     /// Fails on a mixture of experts, in families that have none here.
-    pub fn dense(self) -> Result<Hparams> {
+    pub fn check_dense(&self) -> Result<()> {
         match self.mixture {
-            None => Ok(self),
+            None => Ok(()),
             Some(_) => {
                 bail!("mixture-of-experts models are not supported for it: `{}.expert_count`", self.architecture)
             }
+        }
+    }
+
+    /// Fails where a part of each head is rotated, in families in which llama.cpp rotates all.
+    pub fn check_whole_heads_rotate(&self) -> Result<()> {
+        let (rot, head_dim) = (self.rope.rot, self.head_dim);
+        if rot != head_dim {
+            bail!(
+                "heads of {head_dim} with {rot} rotated elements are not supported: `{}.rope.dimension_count`",
+                self.architecture
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails without a mixture of experts, in families that always have one.
+    pub fn check_mixture(&self) -> Result<()> {
+        match self.mixture {
+            Some(_) => Ok(()),
+            None => bail!("metadata key is missing: `{}.expert_count`", self.architecture),
         }
     }
 }
@@ -205,6 +261,15 @@ impl Keys<'_> {
         Ok(Some(Mixture { routing: Routing { experts, used, normalizes: true }, n_ff }))
     }
 
+    /// The pattern is a number, or says of each layer whether it has a window.
+    fn unwindowed(&self) -> Result<Option<Layers>> {
+        const KEY: &str = "attention.sliding_window_pattern";
+        if let Some(Value::Array(Array::Bool(windowed))) = self.metadata.get(&self.name(KEY)) {
+            return Ok(Some(Layers::Listed(windowed.iter().map(|windowed| !windowed).collect())));
+        }
+        Ok(self.optional_size(KEY)?.filter(|&pattern| pattern > 0).map(Layers::Each))
+    }
+
     fn vocabulary(&self) -> Result<usize> {
         match self.metadata.strings("tokenizer.ggml.tokens") {
             Some(tokens) => Ok(tokens.len()),
@@ -214,18 +279,16 @@ impl Keys<'_> {
 
     fn rope(&self, style: RopeStyle, head_dim: usize, n_ctx_train: usize) -> Result<Rope> {
         let rot = self.size_or("rope.dimension_count", head_dim)?;
-        if rot != head_dim || !rot.is_multiple_of(2) {
-            bail!(
-                "heads of {head_dim} with {rot} rotated elements are not supported: `{}`",
-                self.name("rope.dimension_count")
-            );
+        if rot == 0 || rot > head_dim || !rot.is_multiple_of(2) {
+            bail!("heads of {head_dim} cannot have {rot} rotated elements: `{}`", self.name("rope.dimension_count"));
         }
         let freq_base = self.f32_or("rope.freq_base", 10_000.0)?;
         let attn_factor = self.f32_or("rope.scaling.attn_factor", 1.0)?;
-        Ok(Rope { style, rot, freq_base, attn_factor, scaling: self.scaling(n_ctx_train)? })
+        let original_context = self.size_or("rope.scaling.original_context_length", n_ctx_train)? as u32;
+        Ok(Rope { style, rot, freq_base, attn_factor, original_context, scaling: self.scaling()? })
     }
 
-    fn scaling(&self, n_ctx_train: usize) -> Result<Scaling> {
+    fn scaling(&self) -> Result<Scaling> {
         // the second is the old name; 0 and absence both mean 1
         let given = ["rope.scaling.factor", "rope.scale_linear"]
             .into_iter()
@@ -233,20 +296,20 @@ impl Keys<'_> {
         let factor = given.map_or(Ok(1.0), |key| self.f32(key))?;
         let name = self.name("rope.scaling.type");
         match self.metadata.str(&name).unwrap_or("linear") {
-            "none" => Ok(Scaling::None),
+            // the tensors of factors say it all
+            "none" | "longrope" => Ok(Scaling::None),
             "linear" if factor == 1.0 => Ok(Scaling::None),
             "linear" => Ok(Scaling::Linear { factor }),
-            "yarn" => Ok(Scaling::Yarn(self.yarn(factor, n_ctx_train)?)),
+            "yarn" => Ok(Scaling::Yarn(self.yarn(factor)?)),
             other => bail!("unsupported rope scaling: `{other}` under `{name}`"),
         }
     }
 
-    fn yarn(&self, factor: f32, n_ctx_train: usize) -> Result<Yarn> {
+    fn yarn(&self, factor: f32) -> Result<Yarn> {
         let attention_factor = self.f32_or("rope.scaling.yarn_attn_factor", -1.0)?;
         let ext_factor = self.f32_or("rope.scaling.yarn_ext_factor", -1.0)?;
         Ok(Yarn {
             factor,
-            original_context: self.size_or("rope.scaling.original_context_length", n_ctx_train)? as u32,
             ext_factor: if ext_factor < 0.0 { 1.0 } else { ext_factor },
             beta_fast: self.f32_or("rope.scaling.yarn_beta_fast", 32.0)?,
             beta_slow: self.f32_or("rope.scaling.yarn_beta_slow", 1.0)?,

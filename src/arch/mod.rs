@@ -1,13 +1,17 @@
 //! One file per model family: hyper-parameters, tensor names both ways, transforms, layer graph.
 //!
-//! A family is a few facts on top of [`decoder`]; to add one, write its file and put it into [`FAMILIES`].
+//! A family is a [`layout`], the keys that it adds to those of [`keys`], and llama.cpp's defaults; to add one, write its file and put it
+//! into [`FAMILIES`].
 
-mod decoder;
 mod experts;
 mod gemma3;
 pub mod hf_config;
 pub mod hparams;
+mod keys;
+mod layout;
 mod llama;
+mod names;
+mod olmo;
 mod qwen;
 mod ranges;
 pub mod rope;
@@ -18,13 +22,17 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 
 use crate::gguf::Metadata;
+pub use crate::graph::Expected;
 use crate::graph::Graph;
 use crate::kernels::rope::RopeStyle;
 pub use hf_config::HfConfig;
 pub use hparams::Hparams;
+use layout::Layout;
+pub use names::Place;
 
 /// Every family that has a forward pass.
-static FAMILIES: &[&dyn Family] = &[&gemma3::Gemma3, &llama::Llama, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
+static FAMILIES: &[&dyn Family] =
+    &[&gemma3::Gemma3, &llama::Llama, &llama::SmolLm3, &olmo::Olmo2, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +45,27 @@ pub enum Transform {
     },
     /// A norm whose weights are kept as their distance from 1.
     AddOne,
+    /// Of each `period` rows `count`, from `first` on: one of several matrices that are kept as one.
+    CutRows {
+        period: usize,
+        first: usize,
+        count: usize,
+    },
 }
 
 impl Transform {
     /// Whether rows change their places.
     pub fn moves_rows(self) -> bool {
-        matches!(self, Transform::PairRows { .. })
+        matches!(self, Transform::PairRows { .. } | Transform::CutRows { .. })
+    }
+
+    /// The shape of the source of a tensor of this shape, columns first.
+    pub fn source_dims(self, dims: &[u64]) -> Vec<u64> {
+        let mut dims = dims.to_vec();
+        if let (Transform::CutRows { period, count, .. }, Some(rows)) = (self, dims.get_mut(1)) {
+            *rows = *rows / count as u64 * period as u64;
+        }
+        dims
     }
 
     /// The source rows among which are those that become `wanted` of `rows`: whole heads.
@@ -53,6 +76,8 @@ impl Transform {
                 let head_dim = rows / heads;
                 wanted.start / head_dim * head_dim..wanted.end.next_multiple_of(head_dim)
             }
+            Transform::CutRows { .. } if wanted.is_empty() => 0..0,
+            Transform::CutRows { .. } => self.source_row(wanted.start, rows)..self.source_row(wanted.end - 1, rows) + 1,
         }
     }
 
@@ -65,28 +90,9 @@ impl Transform {
                 let (head, inside) = (row / head_dim, row % head_dim);
                 head * head_dim + (inside % 2) * (head_dim / 2) + inside / 2
             }
+            Transform::CutRows { period, first, count } => row / count * period + first + row % count,
         }
     }
-}
-
-/// A tensor that a model of these hyper-parameters has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
-    /// GGUF name.
-    pub name: String,
-    /// In ggml's order, columns first.
-    pub dims: Vec<u64>,
-    /// Fails to load without it; biases and the like are optional.
-    pub required: bool,
-}
-
-/// Where a Hugging Face tensor goes in a GGUF.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// GGUF name.
-    pub tensor: String,
-    /// Its place among those that are stacked in the tensor; none if it is all of it.
-    pub index: Option<usize>,
 }
 
 /// A tensor that the converter makes from the config.
@@ -110,6 +116,9 @@ pub trait Family: Sync {
         Vec::new()
     }
 
+    /// What its layers are made of.
+    fn layout(&self) -> &Layout;
+
     fn rope_style(&self) -> RopeStyle;
 
     /// The keys that llama.cpp's converter writes from config.json, in its order: `{architecture}.*`, with
@@ -121,26 +130,54 @@ pub trait Family: Sync {
         Ok(None)
     }
 
-    /// Where a Hugging Face tensor goes.
-    fn place(&self, hf_name: &str) -> Option<Place>;
+    /// Where a Hugging Face tensor goes: to several places if it is cut into pieces.
+    fn places(&self, hf_name: &str) -> Vec<Place> {
+        names::places(hf_name, self.layout())
+    }
 
     /// The Hugging Face name of the tensor that goes there; of the first one where they are stacked and no place in the stack is given.
-    fn hf_name(&self, place: &Place) -> Option<String>;
+    fn hf_name(&self, place: &Place) -> Option<String> {
+        names::hf_name(place, self.layout())
+    }
 
     /// What is done to the Hugging Face tensor that becomes `gguf_name`.
-    fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform;
+    fn transform(&self, _hparams: &Hparams, _gguf_name: &str) -> Transform {
+        Transform::None
+    }
 
     /// Tensors that the converter makes from config.json.
-    fn extra_tensors(&self, config: &HfConfig) -> Result<Vec<Extra>>;
+    fn extra_tensors(&self, _config: &HfConfig) -> Result<Vec<Extra>> {
+        Ok(Vec::new())
+    }
+
+    /// llama.cpp's own defaults, and what its metadata have no key for.
+    fn complete(&self, _hparams: &mut Hparams, _metadata: &Metadata) -> Result<()> {
+        Ok(())
+    }
 
     /// Hyper-parameters from GGUF metadata, with llama.cpp's defaults. `rows` gives the rows of a tensor, if it is there.
-    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams>;
-
-    /// The tensors of a model, with their shapes.
-    fn expected(&self, hparams: &Hparams) -> Vec<Expected>;
+    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
+        let mut hparams = Hparams::read(metadata, self.architecture(), self.rope_style(), rows("token_embd.weight"))?;
+        if self.layout().experts.is_none() {
+            hparams.check_dense()?;
+        }
+        if !self.layout().partial_rope {
+            hparams.check_whole_heads_rotate()?;
+        }
+        self.complete(&mut hparams, metadata)?;
+        Ok(hparams)
+    }
 
     /// Layer `il` as operations, in GGUF tensor names. Biases are used where `has_tensor` finds them.
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph;
+    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
+        layout::layer(hparams, il, self.layout(), has_tensor)
+    }
+
+    /// The tensors of a model, with their shapes.
+    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
+        let of_layer = |il| self.layer(hparams, il, &|_| true).tensors().to_vec();
+        layout::expected_outside(hparams).into_iter().chain((0..hparams.n_layer).flat_map(of_layer)).collect()
+    }
 
     /// The norm after the last layer.
     fn output_norm(&self) -> &'static str {

@@ -3,11 +3,11 @@
 
 use anyhow::{Result, bail};
 
-use super::decoder::{self, Defaults, Layout};
-use super::hf_config::{HfScaling, THETA};
-use super::{Expected, Extra, Family, HfConfig, Hparams, Place, Transform, experts};
+use super::hf_config::HfScaling;
+use super::keys::{self, Defaults};
+use super::layout::{HeadNorms, Layout};
+use super::{Family, HfConfig, Hparams, experts};
 use crate::gguf::Metadata;
-use crate::graph::Graph;
 use crate::kernels::rope::RopeStyle;
 
 pub(super) struct Qwen {
@@ -18,35 +18,28 @@ pub(super) struct Qwen {
     head_dim: Option<u32>,
 }
 
-pub(super) static QWEN2: Qwen = Qwen {
-    architecture: "qwen2",
-    hf_architectures: &["Qwen2ForCausalLM"],
-    layout: Layout::llama(false),
-    head_dim: None,
-};
+const NORMED_HEADS: Layout = Layout { head_norms: HeadNorms::Heads, ..Layout::LLAMA };
 
-pub(super) static QWEN3: Qwen = Qwen {
-    architecture: "qwen3",
-    hf_architectures: &["Qwen3ForCausalLM"],
-    layout: Layout::llama(true),
-    head_dim: Some(128),
-};
+pub(super) static QWEN2: Qwen =
+    Qwen { architecture: "qwen2", hf_architectures: &["Qwen2ForCausalLM"], layout: Layout::LLAMA, head_dim: None };
+
+pub(super) static QWEN3: Qwen =
+    Qwen { architecture: "qwen3", hf_architectures: &["Qwen3ForCausalLM"], layout: NORMED_HEADS, head_dim: Some(128) };
 
 pub(super) static QWEN3_MOE: Qwen = Qwen {
     architecture: "qwen3moe",
     hf_architectures: &["Qwen3MoeForCausalLM"],
-    layout: Layout { experts: Some(&experts::MLP_EXPERTS), ..Layout::llama(true) },
+    layout: Layout { experts: Some(&experts::MLP_EXPERTS), ..NORMED_HEADS },
     head_dim: Some(128),
 };
 
 impl Qwen {
     /// transformers' defaults: `Qwen2Config`, `Qwen3Config`.
-    fn defaults(&self, config: &HfConfig) -> Result<Defaults> {
+    fn defaults(&self, config: &HfConfig) -> Defaults {
         // a key that is null is not absent: it means as many as there are heads
         let is_null = config.json().get("num_key_value_heads").is_some_and(|value| value.is_null());
-        let kv_heads = if is_null { config.size("num_attention_heads")? } else { 32 };
-        let head_dim = self.head_dim;
-        Ok(Defaults { context: 32_768, kv_heads, head_dim, theta: THETA, local_theta: None })
+        let kv_heads = Some(32).filter(|_| !is_null);
+        Defaults { context: 32_768, kv_heads, head_dim: self.head_dim, ..Defaults::USUAL }
     }
 
     /// Fails on a config that llama.cpp would run in another way.
@@ -87,14 +80,18 @@ impl Family for Qwen {
         self.hf_architectures
     }
 
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     fn rope_style(&self) -> RopeStyle {
         RopeStyle::Neox
     }
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
-        let defaults = self.defaults(config)?;
+        let defaults = self.defaults(config);
         self.check(config, config.size_or("max_position_embeddings", defaults.context)?)?;
-        let mut metadata = decoder::metadata(self.architecture, config, &defaults, self.layout, file_type)?;
+        let mut metadata = keys::common(self.architecture, config, &defaults, &self.layout, file_type)?;
         if self.layout.experts.is_some() {
             let hidden = config.size("moe_intermediate_size")?;
             metadata.set(format!("{}.expert_feed_forward_length", self.architecture), hidden);
@@ -102,36 +99,7 @@ impl Family for Qwen {
         Ok(metadata)
     }
 
-    fn place(&self, hf_name: &str) -> Option<Place> {
-        decoder::place(hf_name, self.layout)
-    }
-
-    fn hf_name(&self, place: &Place) -> Option<String> {
-        decoder::hf_name(place, self.layout)
-    }
-
-    fn transform(&self, _: &Hparams, _: &str) -> Transform {
-        Transform::None
-    }
-
-    fn extra_tensors(&self, _: &HfConfig) -> Result<Vec<Extra>> {
-        Ok(Vec::new())
-    }
-
-    fn hparams(&self, metadata: &Metadata, rows: &dyn Fn(&str) -> Option<usize>) -> Result<Hparams> {
-        let hparams = Hparams::read(metadata, self.architecture, self.rope_style(), rows("token_embd.weight"))?;
-        match (self.layout.experts, hparams.mixture) {
-            (Some(_), None) => bail!("metadata key is missing: `{}.expert_count`", self.architecture),
-            (Some(_), Some(_)) => Ok(hparams),
-            (None, _) => hparams.dense(),
-        }
-    }
-
-    fn expected(&self, hparams: &Hparams) -> Vec<Expected> {
-        decoder::expected(hparams, self.layout)
-    }
-
-    fn layer(&self, hparams: &Hparams, il: usize, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-        decoder::layer(hparams, il, self.layout, has_tensor)
+    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
+        if self.layout.experts.is_some() { hparams.check_mixture() } else { Ok(()) }
     }
 }

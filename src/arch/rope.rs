@@ -3,6 +3,13 @@
 use super::hf_config::HfScaling;
 use crate::kernels::rope::RopeStyle;
 
+/// Tensors of factors, of which a model has the first, the others or none: for all contexts, for those that are longer than the
+/// original one, and for those that are not.
+pub const FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
+
+/// llama.cpp makes its context a multiple of this before it asks whether it is long.
+const CONTEXT_STEP: usize = 256;
+
 /// How positions become angles.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
@@ -13,6 +20,8 @@ pub struct Rope {
     pub freq_base: f32,
     /// `{arch}.rope.scaling.attn_factor`: cos and sin are multiplied by it.
     pub attn_factor: f32,
+    /// Tokens of the context that the frequencies were trained for.
+    pub original_context: u32,
     pub scaling: Scaling,
 }
 
@@ -31,8 +40,6 @@ pub enum Scaling {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Yarn {
     pub factor: f32,
-    /// Tokens of the context that the frequencies were trained for.
-    pub original_context: u32,
     /// How much of the fast frequencies stays; 1 if not given.
     pub ext_factor: f32,
     /// Turns within the original context above which a frequency stays (32 if not given) ...
@@ -46,6 +53,11 @@ pub struct Yarn {
 }
 
 impl Rope {
+    /// The tensor of factors for sequences of this length, in models that have no [`FACTORS`] for all contexts.
+    pub fn factors_by_context(&self, seq_len: usize) -> &'static str {
+        FACTORS[if seq_len.next_multiple_of(CONTEXT_STEP) > self.original_context as usize { 1 } else { 2 }]
+    }
+
     /// The same for layers with a window: of another base, and not stretched.
     pub fn local(&self, freq_base: f32) -> Rope {
         Rope { freq_base, scaling: Scaling::None, ..self.clone() }
@@ -53,7 +65,7 @@ impl Rope {
 
     /// cos and sin of the angle of every position and pair: `[positions, rot / 2, 2]`.
     ///
-    /// `factors` are the values of `rope_freqs.weight`, `rot / 2` of them: each divides the angles of its pair.
+    /// `factors` are the values of one of [`FACTORS`], `rot / 2` of them: each divides the angles of its pair.
     pub fn table(&self, positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let frequencies = self.frequencies(factors);
         let magnitude = self.magnitude();
@@ -78,7 +90,7 @@ impl Rope {
                     Scaling::None => plain,
                     Scaling::Linear { factor } => plain / f64::from(*factor),
                     Scaling::Yarn(yarn) => {
-                        let kept = yarn.kept(pair, self.rot, self.freq_base.into());
+                        let kept = yarn.kept(pair, self);
                         plain / f64::from(yarn.factor) * (1.0 - kept) + plain * kept
                     }
                 }
@@ -103,10 +115,11 @@ fn frequency(base: f64, pair: usize, rot: usize) -> f64 {
 
 impl Yarn {
     /// How much of the plain frequency a pair keeps, 0 to 1 (llama.cpp `ggml_rope_yarn_corr_dims`, `rope_yarn_ramp`).
-    fn kept(&self, pair: usize, rot: usize, base: f64) -> f64 {
+    fn kept(&self, pair: usize, rope: &Rope) -> f64 {
+        let (rot, base) = (rope.rot, f64::from(rope.freq_base));
         // the pair that turns `turns` times within the original context
         let pair_of = |turns: f32| {
-            let context = f64::from(self.original_context);
+            let context = f64::from(rope.original_context);
             rot as f64 * (context / (f64::from(turns) * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
         };
         let low = pair_of(self.beta_fast).floor().max(0.0);

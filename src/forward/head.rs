@@ -10,6 +10,7 @@ use super::weights::{WeightSource, load_vector, upload};
 use crate::device::{Buffer, Device};
 use crate::graph::{LinearInput, Matrix, NoTap, Tap};
 use crate::kernels::kld::{self, KldState, TokenStats};
+use crate::kernels::logit_shape::{LogitShape, shape_logits};
 use crate::kernels::matmul::matmul;
 use crate::kernels::rms_norm::rms_norm;
 use crate::kernels::weight::Weight;
@@ -129,6 +130,7 @@ pub(super) struct OutputTiles<'a> {
     cols: usize,
     pub rows: usize,
     tile: usize,
+    pub shape: LogitShape,
 }
 
 impl<'a> OutputTiles<'a> {
@@ -139,7 +141,17 @@ impl<'a> OutputTiles<'a> {
         let (ty, bytes) = weights.read(info)?;
         let budget = stream.options.logits_tile_bytes.min(stream.device.max_binding_bytes());
         let tile = (budget / (positions * size_of::<f32>())).clamp(1, info.rows);
-        Ok(OutputTiles { device: stream.device, name, ty, bytes, cols: info.cols, rows: info.rows, tile })
+        let shape = stream.model.hparams.logits;
+        Ok(OutputTiles { device: stream.device, name, ty, bytes, cols: info.cols, rows: info.rows, tile, shape })
+    }
+
+    /// Writes the logits of a tile, `[positions, rows of w]`, to `z`; `x` are final states.
+    pub(super) fn logits(&self, x: &Buffer, w: &Weight, z: &Buffer, positions: usize) -> Result<()> {
+        matmul(self.device, x, w, None, z, positions, false)?;
+        match self.shape {
+            LogitShape::PLAIN => Ok(()),
+            shape => shape_logits(self.device, z, positions * w.rows, shape),
+        }
     }
 
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -230,8 +242,8 @@ pub fn diverge(
         let (w_base, w_quant) = (base_tiles.load(rows.clone())?, quant_tiles.load(rows.clone())?);
         for (batch, (state, targets)) in running.iter().enumerate() {
             let count = base_states.positions(batch);
-            base_states.with(batch, |x| matmul(device, x, &w_base, None, &z_base, count, false))?;
-            quant_states.with(batch, |x| matmul(device, x, &w_quant, None, &z_quant, count, false))?;
+            base_states.with(batch, |x| base_tiles.logits(x, &w_base, &z_base, count))?;
+            quant_states.with(batch, |x| quant_tiles.logits(x, &w_quant, &z_quant, count))?;
             kld::tile(device, state, &z_base, &z_quant, targets, count, rows.len(), rows.start)?;
             device.flush()?;
             progress.advance(rows.len() as u64)?;

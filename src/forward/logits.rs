@@ -8,7 +8,6 @@ use super::head::OutputTiles;
 use super::stream::Stream;
 use super::weights::WeightSource;
 use crate::graph::NoTap;
-use crate::kernels::matmul::matmul;
 use crate::progress::Progress;
 
 impl Stream<'_> {
@@ -59,7 +58,7 @@ impl Stream<'_> {
             let mut logits = vec![0f32; count * vocabulary];
             for rows in tiles.ranges() {
                 let w = tiles.load(rows.clone())?;
-                states.with(batch, |x| matmul(self.device, x, &w, None, &tile, count, false))?;
+                states.with(batch, |x| tiles.logits(x, &w, &tile, count))?;
                 let part = self.device.read_range::<f32>(&tile, 0, count * rows.len())?;
                 for (row, part) in logits.chunks_exact_mut(vocabulary).zip(part.chunks_exact(rows.len())) {
                     row[rows.clone()].copy_from_slice(part);

@@ -13,7 +13,7 @@ use crate::device::Buffer;
 use crate::graph::run::Keep;
 use crate::graph::vanishing::{Rows, lifted};
 use crate::graph::{Matrix, NoTap, Tap};
-use crate::kernels::matmul::matmul;
+use crate::kernels::logit_shape::{LogitShape, shape_logits_backward};
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
 use crate::kernels::sample_gradient;
@@ -99,7 +99,10 @@ fn head_gradient(
     let batches = normed.batch_count();
     let most = (0..batches).map(|batch| normed.positions(batch)).max().expect("a stream has a batch");
     let tiles = OutputTiles::new(stream, weights, most)?;
-    let logits = device.alloc("logits", most * tiles.tile_rows() * size_of::<f32>())?;
+    let logit_bytes = most * tiles.tile_rows() * size_of::<f32>();
+    let logits = device.alloc("logits", logit_bytes)?;
+    // logits as they were, where the way back through their shape needs them
+    let kept = (tiles.shape != LogitShape::PLAIN).then(|| device.alloc("shaped logits", logit_bytes)).transpose()?;
     let mut states = Vec::new();
     let mut gradient = HiddenStates::new(device, stream.hidden_bytes(), stream.options.hidden_budget)?;
     for (batch, bytes) in stream.hidden_bytes().into_iter().enumerate() {
@@ -116,12 +119,18 @@ fn head_gradient(
             let w = tiles.load(rows.clone())?;
             for (batch, (state, uniform)) in states.iter().enumerate() {
                 let count = normed.positions(batch);
-                normed.with(batch, |x| matmul(device, x, &w, None, &logits, count, false))?;
+                normed.with(batch, |x| tiles.logits(x, &w, &logits, count))?;
                 match walk {
                     0 => sample_gradient::lse_tile(device, state, &logits, count, rows.len(), rows.start)?,
                     1 => sample_gradient::cdf_tile(device, state, &logits, uniform, count, rows.len(), rows.start)?,
                     _ => {
+                        if let Some(shaped) = &kept {
+                            device.copy(&logits, 0, shaped, 0, count * rows.len() * size_of::<f32>())?;
+                        }
                         sample_gradient::gradient_tile(device, state, &logits, count, rows.len(), rows.start)?;
+                        if let Some(shaped) = &kept {
+                            shape_logits_backward(device, shaped, &logits, count * rows.len(), tiles.shape)?;
+                        }
                         tap.linear_gradient(&output, &logits, count, rows.len(), rows.start)?;
                         let dx = gradient.take(batch)?;
                         matmul_transposed(device, &logits, &w, &dx, count, 0..rows.len(), rows.start > 0)?;

@@ -113,7 +113,7 @@ impl<'a> Stream<'a> {
         let per_batch = (options.batch_tokens.min(fitting).min(within_memory) / seq_len).max(1);
         let chunks = tokens.len() / seq_len;
         let batches = (0..chunks).step_by(per_batch).map(|first| first..(first + per_batch).min(chunks)).collect();
-        let factors = model.rope_factors()?;
+        let factors = model.rope_factors(seq_len)?;
         let tables = model.hparams.ropes().map(|rope| rope.table(seq_len, factors.as_deref()));
         let rope_tables = tables.map(|table| device.upload("rope table", &table)).collect::<Result<_>>()?;
         Ok(Stream { device, model, tokens, seq_len, arena: Arena::new(device), rope_tables, options, batches })

@@ -1,13 +1,14 @@
 //! Composing a layer.
 
 use super::ops::{Add, Attend, Attention, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
-use super::{Graph, Operation, Value};
+use super::{Expected, Graph, Operation, Value};
 use crate::kernels::glu::Activation;
 
 /// Adds operations one after the other. Every method returns the value that its operation writes.
 pub struct Builder<'a> {
     ops: Vec<Box<dyn Operation>>,
     widths: Vec<usize>,
+    tensors: Vec<Expected>,
     /// The residual stream: what came in, and every sum with it.
     stream: Vec<Value>,
     /// What the last norm of the residual stream has read.
@@ -23,6 +24,7 @@ impl<'a> Builder<'a> {
         Builder {
             ops: Vec::new(),
             widths: vec![width],
+            tensors: Vec::new(),
             stream: vec![Value::INPUT],
             normed: None,
             rms_eps,
@@ -33,7 +35,7 @@ impl<'a> Builder<'a> {
 
     /// The layer, which ends in `output`.
     pub fn finish(self, output: Value) -> Graph {
-        Graph { ops: self.ops, widths: self.widths, output }
+        Graph { ops: self.ops, widths: self.widths, tensors: self.tensors, output }
     }
 
     /// Columns of a value.
@@ -41,8 +43,21 @@ impl<'a> Builder<'a> {
         self.widths[value.0]
     }
 
-    fn weight(&self, stem: &str) -> String {
-        format!("{}{stem}.weight", self.prefix)
+    /// The name of a tensor of this shape, columns first.
+    fn weight(&mut self, stem: &str, dims: &[usize]) -> String {
+        self.tensor(format!("{}{stem}.weight", self.prefix), dims, true)
+    }
+
+    /// The name of a tensor that not all models have; none for those without.
+    fn optional(&mut self, name: &str, dims: &[usize]) -> Option<String> {
+        let name = format!("{}{name}", self.prefix);
+        (self.has_tensor)(&name).then(|| self.tensor(name, dims, false))
+    }
+
+    fn tensor(&mut self, name: String, dims: &[usize], required: bool) -> String {
+        let dims = dims.iter().map(|&dim| dim as u64).collect();
+        self.tensors.push(Expected { name: name.clone(), dims, required });
+        name
     }
 
     fn value(&mut self, width: usize) -> Value {
@@ -69,14 +84,14 @@ impl<'a> Builder<'a> {
             self.normed = Some(src);
         }
         let behind = self.normed.filter(|_| !is_stream);
-        let weight = self.weight(stem);
+        let weight = self.weight(stem, &[width]);
         let dst = self.value(self.width(src));
         self.push(Norm { src, dst, weight, width, eps: self.rms_eps, is_stream, behind })
     }
 
     fn product(&mut self, src: Value, stem: &str, rows: usize, add: Option<Value>) -> Value {
-        let bias = Some(format!("{}{stem}.bias", self.prefix)).filter(|bias| (self.has_tensor)(bias));
-        let weight = self.weight(stem);
+        let weight = self.weight(stem, &[self.width(src), rows]);
+        let bias = self.optional(&format!("{stem}.bias"), &[rows]);
         let dst = self.value(rows);
         self.push(Linear { src, dst, weight, bias, add })
     }
@@ -128,8 +143,9 @@ impl<'a> Builder<'a> {
         hidden: usize,
         activation: Activation,
     ) -> Value {
-        let [gate, up, down] = stems.map(|stem| self.weight(stem));
         let (width, count) = (self.width(src), self.width(shares));
+        let [gate, up] = [stems[0], stems[1]].map(|stem| self.weight(stem, &[width, hidden, count]));
+        let down = self.weight(stems[2], &[hidden, width, count]);
         let dst = self.value(width);
         self.push(Experts { src, shares, dst, gate, up, down, width, hidden, count, activation })
     }

@@ -21,7 +21,7 @@ use back::Backward;
 pub use build::Builder;
 use run::{Forward, Keep};
 pub use tap::{LinearInput, Matrix, NoTap, OneOf, Tap};
-pub use weights::{LayerWeights, Part, Stack, WeightUse};
+pub use weights::{Expected, LayerWeights, Part, Stack, WeightUse};
 
 /// A value `[tokens, width]` of a layer. The first one is the residual stream as it enters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +82,7 @@ pub struct Graph {
     ops: Vec<Box<dyn Operation>>,
     /// Of each value.
     widths: Vec<usize>,
+    tensors: Vec<Expected>,
     output: Value,
 }
 
@@ -99,6 +100,11 @@ impl Graph {
     /// Every tensor that is used, in the order of its first use.
     pub fn weights(&self) -> impl Iterator<Item = WeightUse<'_>> {
         self.ops.iter().flat_map(|op| op.weights())
+    }
+
+    /// The same with their shapes. Optional ones are among them if they were said to be there.
+    pub fn tensors(&self) -> &[Expected] {
+        &self.tensors
     }
 
     /// Width of all values that have room of their own where all are kept, and of what operations keep inside.

@@ -20,6 +20,17 @@ pub enum WeightUse<'a> {
     Vector(&'a str),
 }
 
+/// A tensor that a model of some hyper-parameters has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// GGUF name.
+    pub name: String,
+    /// In ggml's order, columns first.
+    pub dims: Vec<u64>,
+    /// A model cannot do without it; biases and the like are optional.
+    pub required: bool,
+}
+
 /// Matrices of one shape.
 pub enum Stack<'a> {
     /// All of them, one after the other.

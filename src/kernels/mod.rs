@@ -15,6 +15,7 @@ pub mod glu;
 pub mod glu_backward;
 pub mod gram;
 pub mod kld;
+pub mod logit_shape;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod recode;

@@ -15,7 +15,7 @@ use super::stacks::{Stacks, Whole};
 use super::weights::{Tensor, Weights, check_layers};
 use crate::arch::{self, Expected, Family, HfConfig, Hparams, Place};
 use crate::files::InputFile;
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, TensorPlan};
 use crate::quant::GgmlType;
 use crate::tokenizer;
 
@@ -67,14 +67,15 @@ const DROPPED: &[&str] = &[".attention.masked_bias", ".attention.bias", ".rotary
 
 /// Where a Hugging Face tensor goes. Models saved without their head lack the prefix (Qwen3-Embedding, for one), the text part of
 /// multimodal ones has another.
-fn place(family: &dyn Family, name: &str) -> Option<Place> {
+fn places(family: &dyn Family, name: &str) -> Vec<Place> {
     let name = name.replace("language_model.", "");
-    family.place(&name).or_else(|| family.place(&format!("model.{name}")))
+    let places = family.places(&name);
+    if places.is_empty() { family.places(&format!("model.{name}")) } else { places }
 }
 
-/// Whether a Hugging Face tensor becomes all of this GGUF tensor.
+/// Whether a Hugging Face tensor becomes this GGUF tensor.
 fn becomes(family: &dyn Family, name: &str, tensor: &str) -> bool {
-    place(family, name).is_some_and(|place| place.index.is_none() && place.tensor == tensor)
+    places(family, name).iter().any(|place| place.tensor == tensor)
 }
 
 /// Parts of names of what llama.cpp keeps in a file of its own: what makes embeddings of images and sound.
@@ -102,52 +103,50 @@ fn tensors(
     check_layers(hparams, container.count()).with_context(|| format!("cannot use the model: `{shown}`"))?;
     let mut tensors: Vec<Tensor> =
         family.extra_tensors(config)?.iter().map(|extra| Tensor::made(extra.name.clone(), &extra.values)).collect();
-    // with their ranks
-    let mut expected: HashMap<String, (usize, Expected)> =
-        family.expected(hparams).into_iter().enumerate().map(|known| (known.1.name.clone(), known)).collect();
+    let mut expected: HashMap<String, Expected> =
+        family.expected(hparams).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let is_tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
     let is_repeated = is_tied && repeats_embedding(container, family)?;
     let (mut unknown, mut other_senses, mut stacks) = (Vec::new(), 0, Stacks::default());
     for (index, stored) in container.tensors().iter().enumerate().filter(|(_, stored)| !is_dropped(&stored.name)) {
-        let place = place(family, &stored.name);
         if is_repeated && becomes(family, &stored.name, OUTPUT) {
             continue;
         }
-        let stack = place.as_ref().filter(|place| place.index.is_some());
-        if let Some((place, whole)) = stack.and_then(|place| Some((place, expected.get(&place.tensor)?))) {
-            let Some(dims) = stacks.put(place, (whole.0, &whole.1), index) else {
-                unknown.push(&stored.name);
-                continue;
-            };
-            check_shape(container, stored, &dims)?;
-            for Whole { name, parts } in stacks.take_layer(&place.tensor) {
-                expected.remove(&name);
-                tensors.push(stacked(container, name, &parts)?);
+        let mut is_known = false;
+        for place in &places(family, &stored.name) {
+            let Some(whole) = expected.get(&place.tensor) else { continue };
+            if place.index.is_some() {
+                let Some(dims) = stacks.put(place, whole, (index, &stored.name)) else { continue };
+                check_shape(container, stored, &dims)?;
+                for Whole { name, parts } in stacks.take_layer(&place.tensor) {
+                    expected.remove(&name);
+                    tensors.push(stacked(container, name, &parts)?);
+                }
+            } else {
+                let transform = family.transform(hparams, &whole.name);
+                check_shape(container, stored, &transform.source_dims(&whole.dims))?;
+                let ty = kept_type(&whole.name, stored);
+                let Expected { name, dims, .. } = expected.remove(&place.tensor).expect("it was just seen");
+                tensors.push(Tensor::stored(container, index, TensorPlan { name, dims, ty }, transform)?);
             }
-            continue;
+            is_known = true;
         }
-        let known = place.and_then(|place| expected.remove(&place.tensor));
-        let Some((_, Expected { name, dims, .. })) = known else {
+        if !is_known {
             match is_of_other_senses(&stored.name) {
                 true => other_senses += 1,
                 false => unknown.push(&stored.name),
             }
-            continue;
-        };
-        check_shape(container, stored, &dims)?;
-        let transform = family.transform(hparams, &name);
-        let ty = kept_type(&name, stored);
-        tensors.push(Tensor::stored(container, index, name, ty, transform)?);
+        }
     }
     for (name, dtype) in container.odd.iter().filter(|(name, _)| !is_dropped(name)) {
-        let is_needed = place(family, name).is_some_and(|place| expected.contains_key(&place.tensor));
+        let is_needed = places(family, name).iter().any(|place| expected.contains_key(&place.tensor));
         ensure!(!is_needed, "tensor `{name}` has the unsupported type {dtype:?}: `{shown}`");
         unknown.push(name);
     }
     if let Some(place) = stacks.missing() {
         bail!("the model has no tensor `{}`: `{shown}`", family.hf_name(&place).unwrap_or(place.tensor));
     }
-    let missing = expected.into_values().filter(|(_, tensor)| tensor.required).map(|(_, tensor)| tensor.name).min();
+    let missing = expected.into_values().filter(|tensor| tensor.required).map(|tensor| tensor.name).min();
     if let Some(name) = missing {
         bail!(
             "the model has no tensor `{}`: `{shown}`",
@@ -248,7 +247,7 @@ fn file_type(container: &SafetensorsContainer, family: &dyn Family) -> u32 {
     let weights = |ty: GgmlType| -> u64 {
         let matrices = container.tensors().iter().filter(|stored| stored.ty == ty && stored.dims.len() > 1);
         matrices
-            .filter(|stored| place(family, &stored.name).is_some())
+            .filter(|stored| !places(family, &stored.name).is_empty())
             .map(|stored| stored.dims.iter().product::<u64>())
             .sum()
     };

@@ -20,6 +20,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::rope::FACTORS;
 use crate::arch::tensor_class::may_quantize;
 use crate::arch::{self, Family, Hparams};
 use crate::graph::Graph;
@@ -104,11 +105,12 @@ impl Model {
         (!types.is_empty()).then_some(names)
     }
 
-    /// The values of `rope_freqs.weight`, if the model has it.
+    /// What the angles of rotary embedding are divided by in sequences of this length, if the model has a tensor of it.
     ///
     /// Fails as [`Weights::f32_rows`] does.
-    pub fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.tensor("rope_freqs.weight") else { return Ok(None) };
+    pub fn rope_factors(&self, seq_len: usize) -> Result<Option<Vec<f32>>> {
+        let by_context = || self.tensor(self.hparams.rope.factors_by_context(seq_len));
+        let Some(tensor) = self.tensor(FACTORS[0]).or_else(by_context) else { return Ok(None) };
         let factors = self.f32_rows(tensor, 0..tensor.rows)?;
         // each divides an angle
         if let Some(factor) = factors.iter().find(|factor| !ROPE_FACTORS.contains(factor)) {

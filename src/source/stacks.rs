@@ -9,8 +9,8 @@ use crate::arch::{Expected, Place};
 pub(super) struct Stacks(BTreeMap<String, Stack>);
 
 struct Stack {
-    /// Among those of its layer.
-    rank: usize,
+    /// What the container calls its matrices, by which llama.cpp's converter orders those of a layer.
+    matrix: String,
     dims: Vec<u64>,
     /// Container's tensors by their place.
     parts: Vec<Option<usize>>,
@@ -23,16 +23,12 @@ pub(super) struct Whole {
 }
 
 impl Stacks {
-    /// Puts tensor `index` of the container at its place in the stack that `expected` describes, the `rank`th one. Gives the shape that
-    /// it must have; none if there is no such place.
-    pub(super) fn put(
-        &mut self,
-        place: &Place,
-        (rank, expected): (usize, &Expected),
-        index: usize,
-    ) -> Option<Vec<u64>> {
+    /// Puts tensor `index` of the container, called `name` there, at its place in the stack that `expected` describes. Gives the shape
+    /// that it must have; none if there is no such place.
+    pub(super) fn put(&mut self, place: &Place, expected: &Expected, (index, name): (usize, &str)) -> Option<Vec<u64>> {
         let (last, dims) = expected.dims.split_last()?;
-        let new = || Stack { rank, dims: dims.to_vec(), parts: vec![None; *last as usize] };
+        let matrix = name.rsplit('.').nth(1).unwrap_or_default().to_owned();
+        let new = || Stack { matrix, dims: dims.to_vec(), parts: vec![None; *last as usize] };
         let stack = self.0.entry(place.tensor.clone()).or_insert_with(new);
         let part = stack.parts.get_mut(place.index?)?;
         *part = part.or(Some(index));
@@ -47,7 +43,7 @@ impl Stacks {
             return Vec::new();
         }
         let mut names: Vec<String> = of_layer().map(|(name, _)| name.clone()).collect();
-        names.sort_by_key(|name| self.0[name].rank);
+        names.sort_by(|a, b| self.0[a].matrix.cmp(&self.0[b].matrix));
         let whole = names.into_iter().map(|name| {
             let stack = self.0.remove(&name).expect("it was just seen");
             Whole { name, parts: stack.parts.into_iter().flatten().collect() }

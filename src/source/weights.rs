@@ -52,18 +52,16 @@ struct StoredAs {
 }
 
 impl Tensor {
-    /// Tensor `index` of a container, presented in type `ty`. Fails if a dimension does not fit in memory.
+    /// Tensor `index` of a container, presented in this type and shape. Fails if a dimension does not fit in memory.
     pub(super) fn stored(
         container: &dyn Container,
         index: usize,
-        name: String,
-        ty: GgmlType,
+        TensorPlan { name, dims, ty }: TensorPlan,
         transform: Transform,
     ) -> Result<Tensor> {
-        let stored = &container.tensors()[index];
-        let (rows, cols) = matrix_shape(&stored.dims).with_context(|| format!("tensor `{name}` is too large"))?;
-        let origin = Origin::Stored(StoredAs { index, ty: stored.ty, transform });
-        Ok(Tensor { name, rows, cols, dims: stored.dims.clone(), ty, origin })
+        let (rows, cols) = matrix_shape(&dims).with_context(|| format!("tensor `{name}` is too large"))?;
+        let origin = Origin::Stored(StoredAs { index, ty: container.tensors()[index].ty, transform });
+        Ok(Tensor { name, rows, cols, dims, ty, origin })
     }
 
     /// Tensors of one shape and type, stacked in a new last dimension.
@@ -162,10 +160,10 @@ impl Weights {
         // the layout of this file, not a fact about the model
         metadata.remove("general.alignment");
         let container = GgufContainer::new(file);
-        let tensors =
-            container.tensors().iter().enumerate().map(|(index, stored)| {
-                Tensor::stored(&container, index, stored.name.clone(), stored.ty, Transform::None)
-            });
+        let tensors = container.tensors().iter().enumerate().map(|(index, stored)| {
+            let plan = TensorPlan { name: stored.name.clone(), dims: stored.dims.clone(), ty: stored.ty };
+            Tensor::stored(&container, index, plan, Transform::None)
+        });
         let tensors = tensors.collect::<Result<_>>()?;
         Ok(Weights::new(metadata, tensors, Box::new(container)))
     }
@@ -335,7 +333,8 @@ impl Weights {
                 Origin::Made(bytes) => drop(hasher.update(bytes)),
                 Origin::Stored(stored) => {
                     let read = |range: Range<u64>| self.container.read(stored.index, range);
-                    hash_samples(&mut hasher, stored.ty.bytes_for(tensor.elements()), read)?;
+                    let elements = self.container.tensors()[stored.index].dims.iter().product();
+                    hash_samples(&mut hasher, stored.ty.bytes_for(elements), read)?;
                 }
                 Origin::Stacked(parts) => {
                     let bytes = parts[0].ty.bytes_for(tensor.elements() / parts.len() as u64);

@@ -2,6 +2,7 @@
 
 use dq_gpu::device::Device;
 use dq_gpu::kernels::kld::{self, TokenStats};
+use dq_gpu::kernels::logit_shape::{LogitShape, shape_logits, shape_logits_backward};
 use dq_gpu::kernels::sample_gradient;
 
 use crate::common::{Random, assert_close, devices, widen};
@@ -159,5 +160,32 @@ fn labels_are_drawn_in_proportion() {
         for (got, want) in widen(&got).iter().zip(&want) {
             assert!((got - want).abs() < 0.03, "{got} {want} on {}", dev.name());
         }
+    }
+}
+
+#[test]
+fn logits_are_scaled_and_capped_and_the_way_back_is_the_derivative() {
+    let mut random = Random::new(5);
+    let (z, dy) = (random.normals(1500, 20.0), random.normals(1500, 1.0));
+    for shape in [LogitShape { scale: 0.3, softcap: None }, LogitShape { scale: 1.7, softcap: Some(8.0) }] {
+        let shaped = |z: f64| {
+            let scaled = f64::from(shape.scale) * z;
+            shape.softcap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh())
+        };
+        let want: Vec<f64> = z.iter().map(|z| shaped(f64::from(*z))).collect();
+        let slope = |z: f64| (shaped(z + 1e-5) - shaped(z - 1e-5)) / 2e-5;
+        let gradient: Vec<f64> = z.iter().zip(&dy).map(|(z, dy)| slope(f64::from(*z)) * f64::from(*dy)).collect();
+        for dev in devices() {
+            let (zb, dzb) = (dev.upload("z", &z).unwrap(), dev.upload("dz", &dy).unwrap());
+            shape_logits(&dev, &zb, z.len(), shape).unwrap();
+            assert_close(&format!("{shape:?} on {}", dev.name()), &dev.read(&zb).unwrap(), &want, 1e-11);
+            shape_logits_backward(&dev, &zb, &dzb, z.len(), shape).unwrap();
+            assert_close(&format!("back from {shape:?} on {}", dev.name()), &dev.read(&dzb).unwrap(), &gradient, 1e-11);
+        }
+        // no infinity, however large
+        let dev = &devices()[0];
+        let huge = dev.upload("z", &[3e38f32, -3e38]).unwrap();
+        shape_logits(dev, &huge, 2, LogitShape { scale: 0.5, softcap: Some(8.0) }).unwrap();
+        assert_eq!(dev.read::<f32>(&huge).unwrap(), [8.0, -8.0]);
     }
 }

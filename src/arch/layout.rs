@@ -1,0 +1,168 @@
+//! Layers of two halves, attention and feed-forward, as most families have them.
+
+use super::names::{self, Names};
+use super::rope::FACTORS;
+use super::{Hparams, experts};
+use crate::graph::ops::{Attend, Rotate};
+use crate::graph::{Builder, Expected, Graph, Value};
+use crate::kernels::glu::Activation;
+
+/// What the layers of a family are made of.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    /// Of their tensors.
+    pub(super) names: &'static [Names],
+    pub(super) norms: Norms,
+    pub(super) head_norms: HeadNorms,
+    /// Queries, keys and values are one matrix.
+    pub(super) fused_qkv: bool,
+    /// Only a part of each head may be rotated.
+    pub(super) partial_rope: bool,
+    /// Gate and up are one matrix, called up.
+    pub(super) fused_gate: bool,
+    pub(super) activation: Activation,
+    /// Names of what layers have in place of one feed-forward part.
+    pub(super) experts: Option<&'static experts::Names>,
+}
+
+/// GGUF stems of the norms over whole rows, where there are any.
+#[derive(Clone, Copy)]
+pub(super) struct Norms {
+    pub(super) attn: Option<&'static str>,
+    pub(super) behind_attn: Option<&'static str>,
+    pub(super) ffn: Option<&'static str>,
+    pub(super) behind_ffn: Option<&'static str>,
+}
+
+impl Norms {
+    pub(super) const BEFORE: Norms =
+        Norms { attn: Some("attn_norm"), behind_attn: None, ffn: Some("ffn_norm"), behind_ffn: None };
+    pub(super) const BEHIND: Norms =
+        Norms { attn: None, behind_attn: Some("post_attention_norm"), ffn: None, behind_ffn: Some("post_ffw_norm") };
+    pub(super) const AROUND: Norms = Norms { attn: Norms::BEFORE.attn, ffn: Norms::BEFORE.ffn, ..Norms::BEHIND };
+}
+
+/// Norms of queries and of keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadNorms {
+    None,
+    /// Over each head.
+    Heads,
+    /// Over all heads together.
+    Rows,
+}
+
+impl Layout {
+    /// Norms before each half, separate matrices, SiLU.
+    pub(super) const LLAMA: Layout = Layout {
+        names: &[names::NORMS_BEFORE, names::ATTENTION, names::GATED_MLP],
+        norms: Norms::BEFORE,
+        head_norms: HeadNorms::None,
+        fused_qkv: false,
+        partial_rope: false,
+        fused_gate: false,
+        activation: Activation::Silu,
+        experts: None,
+    };
+
+    pub(super) fn names(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.names.iter().copied().flatten().copied()
+    }
+}
+
+/// The tensors outside the layers.
+pub(super) fn expected_outside(hparams: &Hparams) -> Vec<Expected> {
+    let (width, vocab, pairs) = (hparams.n_embd as u64, hparams.n_vocab as u64, hparams.rope.rot as u64 / 2);
+    let tensor = |name: &str, dims: &[u64], required| Expected { name: name.into(), dims: dims.to_vec(), required };
+    let factors = FACTORS.iter().map(|name| tensor(name, &[pairs], false));
+    let others = [
+        tensor("token_embd.weight", &[width, vocab], true),
+        tensor("output_norm.weight", &[width], true),
+        tensor("output.weight", &[width, vocab], false),
+    ];
+    others.into_iter().chain(factors).collect()
+}
+
+/// Layer `il` as operations.
+pub(super) fn layer(hparams: &Hparams, il: usize, layout: &Layout, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
+    let mut layer = Builder::new(il, hparams.n_embd, hparams.rms_eps, has_tensor);
+    let Norms { attn, behind_attn, ffn, behind_ffn } = layout.norms;
+    let normed = norm(&mut layer, Value::INPUT, attn);
+    let mixed = attention(&mut layer, hparams, il, normed, layout);
+    let hidden = Join { norm: behind_attn }.product(&mut layer, Value::INPUT, mixed, "attn_output");
+    let normed = norm(&mut layer, hidden, ffn);
+    let output = feed_forward(&mut layer, hparams, il, [hidden, normed], layout, Join { norm: behind_ffn });
+    layer.finish(output)
+}
+
+/// The value itself where there is no norm.
+fn norm(layer: &mut Builder, value: Value, stem: Option<&str>) -> Value {
+    stem.map_or(value, |stem| layer.norm(value, stem))
+}
+
+/// Attention up to its output projection.
+pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, normed: Value, layout: &Layout) -> Value {
+    let Hparams { n_head, n_head_kv, head_dim, .. } = *hparams;
+    let [mut q, mut k, v] = queries_keys_values(layer, hparams, normed, layout);
+    (q, k) = match layout.head_norms {
+        HeadNorms::None => (q, k),
+        HeadNorms::Heads => {
+            (layer.norm_of_groups(q, "attn_q_norm", head_dim), layer.norm_of_groups(k, "attn_k_norm", head_dim))
+        }
+        HeadNorms::Rows => (layer.norm(q, "attn_q_norm"), layer.norm(k, "attn_k_norm")),
+    };
+    if let Some(table) = hparams.rope_table(il) {
+        let rotate = |heads| Rotate { heads, head_dim, rot: hparams.rope.rot, style: hparams.rope.style, table };
+        q = layer.rope(q, rotate(n_head));
+        k = layer.rope(k, rotate(n_head_kv));
+    }
+    let (scale, window) = (hparams.attention_scale, hparams.window(il));
+    layer.attention([q, k, v], Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window })
+}
+
+fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, _layout: &Layout) -> [Value; 3] {
+    let (q, kv) = (hparams.q_width(), hparams.kv_width());
+    [("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(|(stem, rows)| layer.linear(normed, stem, rows))
+}
+
+/// The feed-forward half, added to the residual stream `hidden`.
+pub(super) fn feed_forward(
+    layer: &mut Builder,
+    hparams: &Hparams,
+    il: usize,
+    [hidden, normed]: [Value; 2],
+    layout: &Layout,
+    join: Join,
+) -> Value {
+    if let Some(mixture) = hparams.mixture(il) {
+        let sum = experts::feed_forward(layer, normed, mixture, layout.activation);
+        return join.value(layer, hidden, sum);
+    }
+    let gate = layer.linear(normed, "ffn_gate", hparams.n_ff);
+    let up = layer.linear(normed, "ffn_up", hparams.n_ff);
+    let act = layer.gated(gate, up, layout.activation);
+    join.product(layer, hidden, act, "ffn_down")
+}
+
+/// How the end of one half of a layer comes into the residual stream.
+#[derive(Clone, Copy)]
+pub(super) struct Join {
+    /// Stem of the norm that it goes through, if any.
+    pub(super) norm: Option<&'static str>,
+}
+
+impl Join {
+    /// A product with a matrix.
+    pub(super) fn product(self, layer: &mut Builder, residual: Value, src: Value, matrix: &str) -> Value {
+        if self.norm.is_none() {
+            return layer.linear_onto(residual, src, matrix);
+        }
+        let product = layer.linear(src, matrix, layer.width(residual));
+        self.value(layer, residual, product)
+    }
+
+    fn value(self, layer: &mut Builder, residual: Value, value: Value) -> Value {
+        let normed = norm(layer, value, self.norm);
+        layer.add(residual, normed)
+    }
+}
