@@ -26,7 +26,7 @@ fn rotate(heads: usize, rot: usize, style: RopeStyle, table: usize) -> Rotate {
 }
 
 fn attend(heads: usize, kv_heads: usize, window: Option<usize>) -> Attend {
-    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window }
+    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window, softcap: None }
 }
 
 const EXPERTS: usize = 5;
@@ -67,11 +67,16 @@ const LAYERS: &[(&str, Compose)] = &[
     }),
     ("attention with shared heads", |layer| {
         let [k, v] = ["k", "v"].map(|stem| layer.linear(Value::INPUT, stem, 2 * HEAD));
-        layer.attention([Value::INPUT, k, v], attend(4, 2, None))
+        layer.attention([Value::INPUT, k, v], attend(4, 2, None), None)
+    }),
+    ("attention with scores capped, and sinks", |layer| {
+        let [k, v] = ["k", "v"].map(|stem| layer.linear(Value::INPUT, stem, 2 * HEAD));
+        let attend = Attend { softcap: Some(1.2), ..attend(4, 2, None) };
+        layer.attention([Value::INPUT, k, v], attend, Some("sinks"))
     }),
     ("attention within a window, values the keys", |layer| {
         let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
-        layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)))
+        layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)), None)
     }),
     ("SiLU", |layer| {
         let up = layer.linear(Value::INPUT, "square", WIDTH);
@@ -98,6 +103,7 @@ fn shape(stem: &str) -> (usize, usize) {
         "square" => (WIDTH, WIDTH),
         "k" | "v" => (2 * HEAD, WIDTH),
         "heads" => (1, HEAD),
+        "sinks" => (1, WIDTH / HEAD),
         "router" => (EXPERTS, WIDTH),
         "gates" | "ups" => (EXPERTS * HIDDEN, WIDTH),
         "downs" => (EXPERTS * WIDTH, HIDDEN),

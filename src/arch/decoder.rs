@@ -256,5 +256,6 @@ fn attention(layer: &mut Builder, il: usize, normed: Value, hparams: &Hparams, l
     let q = layer.rope(q, rotate(n_head));
     let k = layer.rope(k, rotate(n_head_kv));
     let (scale, window) = (hparams.attention_scale, hparams.window(il));
-    layer.attention([q, k, v], Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window })
+    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window, softcap: None };
+    layer.attention([q, k, v], attend, None)
 }

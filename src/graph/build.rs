@@ -106,10 +106,11 @@ impl<'a> Builder<'a> {
         self.push(Rope { src, dst, rotate })
     }
 
-    /// Causal grouped-query attention.
-    pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend) -> Value {
+    /// Causal grouped-query attention, with sinks if they have a stem.
+    pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend, sinks: Option<&str>) -> Value {
+        let sinks = sinks.map(|stem| self.weight(stem));
         let dst = self.value(self.width(q));
-        self.push(Attention { q, k, v, dst, attend })
+        self.push(Attention { q, k, v, dst, sinks, attend })
     }
 
     /// What each expert counts for each token, from scores `[tokens, experts]`.
