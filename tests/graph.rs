@@ -11,6 +11,7 @@ use dq_gpu::graph::ops::{Attend, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
 use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Stack, Value, WeightUse};
 use dq_gpu::kernels::glu::Activation;
+use dq_gpu::kernels::norm::NormKind;
 use dq_gpu::kernels::rope::RopeStyle;
 use dq_gpu::kernels::weight::Weight;
 use dq_gpu::quant::GgmlType;
@@ -48,6 +49,11 @@ type Compose = fn(&mut Builder) -> Value;
 const LAYERS: &[(&str, Compose)] = &[
     ("a norm over rows", |layer| layer.norm(Value::INPUT, "a")),
     ("a norm over heads, behind one over rows", |layer| {
+        let normed = layer.norm(Value::INPUT, "a");
+        layer.norm_of_groups(normed, "heads", HEAD)
+    }),
+    ("a layer norm over heads, behind one over rows", |layer| {
+        layer.set_norms(NormKind::Layer);
         let normed = layer.norm(Value::INPUT, "a");
         layer.norm_of_groups(normed, "heads", HEAD)
     }),

@@ -3,6 +3,7 @@
 use super::ops::{Add, Attend, Attention, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
 use super::{Graph, Operation, Value};
 use crate::kernels::glu::Activation;
+use crate::kernels::norm::NormKind;
 
 /// Adds operations one after the other. Every method returns the value that its operation writes.
 pub struct Builder<'a> {
@@ -13,6 +14,7 @@ pub struct Builder<'a> {
     /// What the last norm of the residual stream has read.
     normed: Option<Value>,
     rms_eps: f32,
+    norm_kind: NormKind,
     has_tensor: &'a dyn Fn(&str) -> bool,
     prefix: String,
 }
@@ -26,9 +28,15 @@ impl<'a> Builder<'a> {
             stream: vec![Value::INPUT],
             normed: None,
             rms_eps,
+            norm_kind: NormKind::Rms,
             has_tensor,
             prefix: format!("blk.{il}."),
         }
+    }
+
+    /// The kind of all norms from here on; before, it is [`NormKind::Rms`].
+    pub fn set_norms(&mut self, kind: NormKind) {
+        self.norm_kind = kind;
     }
 
     /// The layer, which ends in `output`.
@@ -56,7 +64,7 @@ impl<'a> Builder<'a> {
         dst
     }
 
-    /// A norm over whole rows.
+    /// A norm over whole rows, without a bias.
     pub fn norm(&mut self, src: Value, stem: &str) -> Value {
         let width = self.width(src);
         self.norm_of_groups(src, stem, width)
@@ -71,7 +79,7 @@ impl<'a> Builder<'a> {
         let behind = self.normed.filter(|_| !is_stream);
         let weight = self.weight(stem);
         let dst = self.value(self.width(src));
-        self.push(Norm { src, dst, weight, width, eps: self.rms_eps, is_stream, behind })
+        self.push(Norm { src, dst, weight, kind: self.norm_kind, width, eps: self.rms_eps, is_stream, behind })
     }
 
     fn product(&mut self, src: Value, stem: &str, rows: usize, add: Option<Value>) -> Value {

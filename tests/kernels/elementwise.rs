@@ -3,8 +3,8 @@
 use dq_gpu::kernels::column_moments::column_moments;
 use dq_gpu::kernels::glu::{Activation, glu};
 use dq_gpu::kernels::glu_backward::glu_backward;
-use dq_gpu::kernels::rms_norm::rms_norm;
-use dq_gpu::kernels::rms_norm_backward::rms_norm_backward;
+use dq_gpu::kernels::norm::{NormKind, NormParams, norm};
+use dq_gpu::kernels::norm_backward::norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
 use dq_gpu::kernels::sum::{difference, sum};
 use dq_gpu::kernels::{
@@ -17,47 +17,60 @@ use crate::{differences, inner};
 
 const EPS: f32 = 1e-5;
 
-fn norm(x: &[f64], weight: &[f64]) -> Vec<f64> {
+const KINDS: [NormKind; 2] = [NormKind::Rms, NormKind::Layer];
+
+fn normed(kind: NormKind, x: &[f64], weight: &[f64]) -> Vec<f64> {
     let width = weight.len();
     x.chunks(width)
         .flat_map(|row| {
-            let rms = (inner(row, row) / width as f64 + f64::from(EPS)).sqrt();
+            let mean = if kind == NormKind::Layer { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
+            let row: Vec<f64> = row.iter().map(|x| x - mean).collect();
+            let rms = (inner(&row, &row) / width as f64 + f64::from(EPS)).sqrt();
             row.iter().zip(weight).map(move |(x, w)| x / rms * w).collect::<Vec<_>>()
         })
         .collect()
 }
 
+/// Rows that are not around 0.
+fn shifted(random: &mut Random, len: usize, size: f32) -> Vec<f32> {
+    random.normals(len, size).into_iter().map(|x| x + 0.7 * size).collect()
+}
+
 #[test]
-fn rms_norm_of_heads_and_hidden_states() {
-    for (rows, width) in [(7, 64), (3, 80), (5, 257), (2, 1030)] {
+fn norms_of_heads_and_hidden_states() {
+    for (kind, (rows, width)) in
+        KINDS.into_iter().flat_map(|kind| [(7, 64), (3, 80), (5, 257), (2, 1030)].map(|s| (kind, s)))
+    {
         let mut random = Random::new(1);
-        let (x, weight) = (random.normals(rows * width, 2.0), random.normals(width, 1.0));
-        let want = norm(&widen(&x), &widen(&weight));
+        let (x, weight) = (shifted(&mut random, rows * width, 2.0), random.normals(width, 1.0));
+        let want = normed(kind, &widen(&x), &widen(&weight));
         for dev in devices() {
             let (xb, wb) = (dev.upload("x", &x).unwrap(), dev.upload("weight", &weight).unwrap());
             let yb = dev.alloc("y", rows * width * 4).unwrap();
-            rms_norm(&dev, &xb, &wb, &yb, rows, width, EPS).unwrap();
-            assert_close(&format!("{rows} x {width} on {}", dev.name()), &dev.read(&yb).unwrap(), &want, 1e-12);
+            let params = NormParams { kind, rows, width, eps: EPS };
+            norm(&dev, &xb, &wb, &yb, params).unwrap();
+            assert_close(&format!("{params:?} on {}", dev.name()), &dev.read(&yb).unwrap(), &want, 1e-12);
         }
     }
 }
 
 #[test]
-fn rms_norm_backward_is_the_derivative() {
-    for (rows, width) in [(3, 20), (2, 300)] {
+fn norm_backward_is_the_derivative() {
+    for (kind, (rows, width)) in KINDS.into_iter().flat_map(|kind| [(3, 20), (2, 300)].map(|s| (kind, s))) {
+        let params = NormParams { kind, rows, width, eps: EPS };
         let mut random = Random::new(2);
-        let (x, dy) = (random.normals(rows * width, 1.0), random.normals(rows * width, 1.0));
+        let (x, dy) = (shifted(&mut random, rows * width, 1.0), random.normals(rows * width, 1.0));
         let (weight, before) = (random.normals(width, 1.0), random.normals(rows * width, 1.0));
         let (dy64, weight64) = (widen(&dy), widen(&weight));
-        let gradient = differences(&widen(&x), |x| inner(&norm(x, &weight64), &dy64));
+        let gradient = differences(&widen(&x), |x| inner(&normed(kind, x, &weight64), &dy64));
         for dev in devices() {
             for accumulate in [false, true] {
                 let (xb, wb) = (dev.upload("x", &x).unwrap(), dev.upload("weight", &weight).unwrap());
                 let (dyb, dxb) = (dev.upload("dy", &dy).unwrap(), dev.upload("dx", &before).unwrap());
-                rms_norm_backward(&dev, &xb, &wb, &dyb, &dxb, rows, width, EPS, accumulate).unwrap();
+                norm_backward(&dev, &xb, &wb, &dyb, &dxb, params, accumulate).unwrap();
                 let add = |(g, b): (&f64, &f32)| if accumulate { g + f64::from(*b) } else { *g };
                 let want: Vec<f64> = gradient.iter().zip(&before).map(add).collect();
-                assert_close(&format!("{rows} x {width} on {}", dev.name()), &dev.read(&dxb).unwrap(), &want, 1e-10);
+                assert_close(&format!("{params:?} on {}", dev.name()), &dev.read(&dxb).unwrap(), &want, 1e-10);
             }
         }
     }
