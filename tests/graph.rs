@@ -64,6 +64,20 @@ const LAYERS: &[(&str, Compose)] = &[
         let sum = layer.add(other, other);
         layer.add(Value::INPUT, sum)
     }),
+    ("overlapping columns of a product, read again", |layer| {
+        let wide = layer.linear(Value::INPUT, "wide", 2 * WIDTH);
+        let [a, b] = [5, WIDTH].map(|first| layer.columns(wide, first, WIDTH));
+        let again = layer.linear(wide, "back", WIDTH);
+        let sum = layer.add(a, b);
+        layer.add(sum, again)
+    }),
+    ("columns of what comes in, beside all of it", |layer| {
+        let some = layer.columns(Value::INPUT, 1, WIDTH - 1);
+        let last = layer.columns(Value::INPUT, WIDTH - 1, 1);
+        let [some, last] = [(some, "some"), (last, "last")].map(|(src, stem)| layer.linear(src, stem, WIDTH));
+        let sum = layer.add(some, last);
+        layer.add(Value::INPUT, sum)
+    }),
     ("rope by neighbours", |layer| layer.rope(Value::INPUT, rotate(4, HEAD, RopeStyle::Norm, 0))),
     ("rope by halves, of another table", |layer| layer.rope(Value::INPUT, rotate(4, HEAD, RopeStyle::Neox, 1))),
     ("rope of a part of each head", |layer| layer.rope(Value::INPUT, rotate(4, HEAD - 4, RopeStyle::Neox, 2))),
@@ -107,6 +121,9 @@ fn shape(stem: &str) -> (usize, usize) {
     match stem {
         "wide" => (2 * WIDTH, WIDTH),
         "square" => (WIDTH, WIDTH),
+        "back" => (WIDTH, 2 * WIDTH),
+        "some" => (WIDTH, WIDTH - 1),
+        "last" => (WIDTH, 1),
         "k" | "v" => (2 * HEAD, WIDTH),
         "heads" => (1, HEAD),
         "sinks" => (1, WIDTH / HEAD),

@@ -170,6 +170,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "attention_backward_q",
     "attention_stats",
     "column_moments",
+    "copy_columns",
     "decode",
     "gather_rows",
     "glu",

@@ -1,6 +1,6 @@
 //! Composing a layer.
 
-use super::ops::{Add, Attend, Attention, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
+use super::ops::{Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
 use super::{Graph, Operation, Value};
 use crate::kernels::glu::Activation;
 use crate::kernels::norm::NormKind;
@@ -99,6 +99,12 @@ impl<'a> Builder<'a> {
         let sum = self.product(src, stem, self.width(residual), Some(residual));
         self.stream.extend(self.stream.contains(&residual).then_some(sum));
         sum
+    }
+
+    /// `count` columns of a value, from `first` on.
+    pub fn columns(&mut self, src: Value, first: usize, count: usize) -> Value {
+        let dst = self.value(count);
+        self.push(Columns { src, dst, first, count })
     }
 
     /// residual + value.

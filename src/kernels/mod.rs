@@ -7,6 +7,7 @@ pub mod add_rows;
 pub mod attention;
 pub mod attention_backward;
 pub mod column_moments;
+pub mod copy_columns;
 pub mod decode;
 pub mod encode;
 pub mod gather_rows;

@@ -1,6 +1,7 @@
 //! Norms, rope, gated activations, sums and column_moments.
 
 use dq_gpu::kernels::column_moments::column_moments;
+use dq_gpu::kernels::copy_columns::{Columns, Onto, copy_columns};
 use dq_gpu::kernels::glu::{Activation, glu};
 use dq_gpu::kernels::glu_backward::glu_backward;
 use dq_gpu::kernels::norm::{NormKind, NormParams, norm};
@@ -188,6 +189,39 @@ fn rows_are_gathered_and_added_back() {
         let sum: Vec<f64> = dev.read::<f32>(&sum).unwrap().into_iter().map(f64::from).collect();
         let want: Vec<f64> = added.iter().copied().map(f64::from).collect();
         assert!(sum.iter().zip(&want).all(|(sum, want)| (sum - want).abs() < 1e-6), "on {}", dev.name());
+    }
+}
+
+#[test]
+fn columns_are_copied_added_and_set_among_zeros() {
+    const ROWS: usize = 41;
+    for ([src_width, src_first], [dst_width, dst_first], count) in
+        [([70, 3], [33, 2], 31), ([33, 2], [70, 39], 31), ([5, 0], [5, 0], 5), ([9, 8], [1, 0], 1)]
+    {
+        let (x, before) =
+            (Random::new(8).normals(ROWS * src_width, 1.0), Random::new(9).normals(ROWS * dst_width, 1.0));
+        for onto in [Onto::Place, Onto::Sum, Onto::Zeros] {
+            let want = before.iter().enumerate().map(|(at, before)| {
+                let (row, column) = (at / dst_width, at % dst_width);
+                let copied = (dst_first..dst_first + count).contains(&column);
+                let value = copied.then(|| x[row * src_width + src_first + column - dst_first]);
+                match (onto, value) {
+                    (Onto::Zeros, None) => 0.0,
+                    (_, None) => *before,
+                    (Onto::Sum, Some(value)) => before + value,
+                    (_, Some(value)) => value,
+                }
+            });
+            let want: Vec<f32> = want.collect();
+            for dev in devices() {
+                let (xb, out) = (dev.upload("x", &x).unwrap(), dev.upload("out", &before).unwrap());
+                let src = Columns { matrix: &xb, width: src_width, first: src_first };
+                let dst = Columns { matrix: &out, width: dst_width, first: dst_first };
+                copy_columns(&dev, src, dst, count, ROWS, onto).unwrap();
+                assert_eq!(dev.read::<f32>(&out).unwrap(), want, "{onto:?} on {}", dev.name());
+                assert!(copy_columns(&dev, src, dst, count + 3, ROWS, onto).is_err(), "beyond the last column");
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod add;
 mod attention;
+mod columns;
 mod experts;
 mod gated;
 mod linear;
@@ -11,6 +12,7 @@ mod router;
 
 pub use add::Add;
 pub use attention::{Attend, Attention};
+pub use columns::Columns;
 pub use experts::Experts;
 pub use gated::Gated;
 pub use linear::Linear;
@@ -19,4 +21,4 @@ pub use rope::{Rope, Rotate};
 pub use router::{Router, Routing};
 
 /// Every operation; `tests/graph.rs` compares the two ways of each.
-pub const NAMES: [&str; 8] = ["add", "attention", "experts", "gated", "linear", "norm", "rope", "router"];
+pub const NAMES: [&str; 9] = ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router"];
