@@ -109,6 +109,13 @@ const LAYERS: &[(&str, Compose)] = &[
     }),
     ("experts with their shares among all", |layer| mixture(layer, routing(2, false))),
     ("experts with shares of their own", |layer| mixture(layer, routing(2, true))),
+    ("multiples of a product, one of which is read again", |layer| {
+        let product = layer.linear(Value::INPUT, "square", WIDTH);
+        let half = layer.scale(product, 0.5);
+        let turned = layer.scale(half, -3.0);
+        let sum = layer.add(half, turned);
+        layer.add(Value::INPUT, sum)
+    }),
     ("a norm behind a product, added", |layer| {
         let normed = layer.norm(Value::INPUT, "a");
         let product = layer.linear(normed, "square", WIDTH);

@@ -187,6 +187,7 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "sample_cdf",
     "sample_gradient",
     "sample_lse",
+    "scale",
     "status",
     "sum",
     "weight_difference",

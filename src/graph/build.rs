@@ -1,6 +1,6 @@
 //! Composing a layer.
 
-use super::ops::{Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
+use super::ops::{Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing, Scale};
 use super::{Graph, Operation, Value};
 use crate::kernels::glu::Activation;
 use crate::kernels::norm::NormKind;
@@ -105,6 +105,12 @@ impl<'a> Builder<'a> {
     pub fn columns(&mut self, src: Value, first: usize, count: usize) -> Value {
         let dst = self.value(count);
         self.push(Columns { src, dst, first, count })
+    }
+
+    /// A value times a number.
+    pub fn scale(&mut self, src: Value, factor: f32) -> Value {
+        let dst = self.value(self.width(src));
+        self.push(Scale { src, dst, factor })
     }
 
     /// residual + value.

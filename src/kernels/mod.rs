@@ -25,6 +25,7 @@ pub mod rope;
 pub mod row_dot;
 pub mod row_error;
 pub mod sample_gradient;
+pub mod scale;
 pub mod sum;
 pub mod weight;
 pub mod weight_difference;

@@ -7,6 +7,7 @@ use dq_gpu::kernels::glu_backward::glu_backward;
 use dq_gpu::kernels::norm::{NormKind, NormParams, norm};
 use dq_gpu::kernels::norm_backward::norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
+use dq_gpu::kernels::scale::scale;
 use dq_gpu::kernels::sum::{difference, sum};
 use dq_gpu::kernels::{
     add_rows::add_rows,
@@ -222,6 +223,17 @@ fn columns_are_copied_added_and_set_among_zeros() {
                 assert!(copy_columns(&dev, src, dst, count + 3, ROWS, onto).is_err(), "beyond the last column");
             }
         }
+    }
+}
+
+#[test]
+fn values_are_scaled_in_place() {
+    let x = Random::new(10).normals(3001, 1.0);
+    let want: Vec<f32> = x.iter().enumerate().map(|(at, x)| if at < 2999 { 0.22 * x } else { *x }).collect();
+    for dev in devices() {
+        let values = dev.upload("x", &x).unwrap();
+        scale(&dev, &values, 0.22, 2999).unwrap();
+        assert_eq!(dev.read::<f32>(&values).unwrap(), want, "on {}", dev.name());
     }
 }
 

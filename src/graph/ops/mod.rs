@@ -9,6 +9,7 @@ mod linear;
 mod norm;
 mod rope;
 mod router;
+mod scale;
 
 pub use add::Add;
 pub use attention::{Attend, Attention};
@@ -19,6 +20,8 @@ pub use linear::Linear;
 pub use norm::Norm;
 pub use rope::{Rope, Rotate};
 pub use router::{Router, Routing};
+pub use scale::Scale;
 
 /// Every operation; `tests/graph.rs` compares the two ways of each.
-pub const NAMES: [&str; 9] = ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router"];
+pub const NAMES: [&str; 10] =
+    ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router", "scale"];
