@@ -103,6 +103,15 @@ const LAYERS: &[(&str, Compose)] = &[
         layer.gated(Value::INPUT, up, Activation::Silu)
     }),
     ("GELU, of itself", |layer| layer.gated(Value::INPUT, Value::INPUT, Activation::GeluTanh)),
+    ("a gate for each column", |layer| {
+        let gate = layer.linear(Value::INPUT, "square", WIDTH);
+        layer.sigmoid_gate(Value::INPUT, gate)
+    }),
+    ("a gate for all columns, and each its own", |layer| {
+        let gate = layer.linear(Value::INPUT, "single", 1);
+        let gated = layer.sigmoid_gate(Value::INPUT, gate);
+        layer.sigmoid_gate(gated, gated)
+    }),
     ("shares of all experts", |layer| {
         let scores = layer.linear(Value::INPUT, "router", EXPERTS);
         layer.router(scores, routing(EXPERTS, false))
@@ -131,6 +140,7 @@ fn shape(stem: &str) -> (usize, usize) {
         "back" => (WIDTH, 2 * WIDTH),
         "some" => (WIDTH, WIDTH - 1),
         "last" => (WIDTH, 1),
+        "single" => (1, WIDTH),
         "k" | "v" => (2 * HEAD, WIDTH),
         "heads" => (1, HEAD),
         "sinks" => (1, WIDTH / HEAD),

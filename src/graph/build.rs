@@ -1,6 +1,8 @@
 //! Composing a layer.
 
-use super::ops::{Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing, Scale};
+use super::ops::{
+    Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing, Scale, SigmoidGate,
+};
 use super::{Graph, Operation, Value};
 use crate::kernels::glu::Activation;
 use crate::kernels::norm::NormKind;
@@ -153,6 +155,12 @@ impl<'a> Builder<'a> {
         let (width, count) = (self.width(src), self.width(shares));
         let dst = self.value(width);
         self.push(Experts { src, shares, dst, gate, up, down, width, hidden, count, activation })
+    }
+
+    /// src * sigmoid(gate), with a gate for each column or one for all.
+    pub fn sigmoid_gate(&mut self, src: Value, gate: Value) -> Value {
+        let dst = self.value(self.width(src));
+        self.push(SigmoidGate { src, gate, dst })
     }
 
     /// activation(gate) * up.

@@ -87,6 +87,6 @@ fn twin(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// 1 / (1 + exp(-x)), without ever making an infinity: shaders may not have them.
-fn sigmoid(x: f32) -> f32 {
+pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).min(80.0).exp())
 }

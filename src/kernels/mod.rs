@@ -26,6 +26,8 @@ pub mod row_dot;
 pub mod row_error;
 pub mod sample_gradient;
 pub mod scale;
+pub mod sigmoid_gate;
+pub mod sigmoid_gate_backward;
 pub mod sum;
 pub mod weight;
 pub mod weight_difference;

@@ -8,6 +8,8 @@ use dq_gpu::kernels::norm::{NormKind, NormParams, norm};
 use dq_gpu::kernels::norm_backward::norm_backward;
 use dq_gpu::kernels::rope::{RopeParams, RopeStyle, rope};
 use dq_gpu::kernels::scale::scale;
+use dq_gpu::kernels::sigmoid_gate::{GateShape, sigmoid_gate};
+use dq_gpu::kernels::sigmoid_gate_backward::sigmoid_gate_backward;
 use dq_gpu::kernels::sum::{difference, sum};
 use dq_gpu::kernels::{
     add_rows::add_rows,
@@ -164,6 +166,41 @@ fn gated_activations_and_their_derivatives() {
             close("value", &out, &gated(activation, &gate64, &up64), 1e-12);
             close("dgate", &dgate, &slope(true), 1e-10);
             close("dup", &dup, &slope(false), 1e-10);
+        }
+    }
+}
+
+fn opened(x: &[f64], gate: &[f64], shape: GateShape) -> Vec<f64> {
+    let GateShape { width, gate_width, .. } = shape;
+    let gate_of = |at: usize| gate[at / width * gate_width + at % width % gate_width];
+    x.iter().enumerate().map(|(at, x)| x / (1.0 + (-gate_of(at)).exp())).collect()
+}
+
+#[test]
+fn gates_of_elements_and_of_rows_and_their_derivatives() {
+    let mut random = Random::new(12);
+    for (rows, width, gate_width) in [(5, 70, 70), (9, 70, 1), (3, 300, 1), (4, 1, 1), (2, 530, 530)] {
+        let shape = GateShape { rows, width, gate_width };
+        let (x, dy) = (random.normals(rows * width, 1.0), random.normals(rows * width, 1.0));
+        let gate = random.normals(rows * gate_width, 2.0);
+        let (x64, gate64, dy64) = (widen(&x), widen(&gate), widen(&dy));
+        let want = [
+            opened(&x64, &gate64, shape),
+            differences(&x64, |x| inner(&opened(x, &gate64, shape), &dy64)),
+            differences(&gate64, |gate| inner(&opened(&x64, gate, shape), &dy64)),
+        ];
+        for dev in devices() {
+            let [xb, gb, dyb] = [&x, &gate, &dy].map(|values| dev.upload("input", values).unwrap());
+            // old contents must not matter
+            let [y, dx, dgate] = [&dy, &dy, &gate].map(|values| dev.upload("output", values).unwrap());
+            sigmoid_gate(&dev, &xb, &gb, &y, shape).unwrap();
+            sigmoid_gate_backward(&dev, [&xb, &gb, &dyb], [&dx, &dgate], shape).unwrap();
+            for ((name, found), want) in [("y", &y), ("dx", &dx), ("dgate", &dgate)].into_iter().zip(&want) {
+                let what = format!("{name} of {shape:?} on {}", dev.name());
+                assert_close(&what, &dev.read(found).unwrap(), want, 1e-10);
+            }
+            let other = GateShape { rows: 1, width: 4, gate_width: 2 };
+            assert!(sigmoid_gate(&dev, &xb, &gb, &y, other).is_err(), "neither a gate for each nor one for all");
         }
     }
 }

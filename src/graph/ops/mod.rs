@@ -10,6 +10,7 @@ mod norm;
 mod rope;
 mod router;
 mod scale;
+mod sigmoid_gate;
 
 pub use add::Add;
 pub use attention::{Attend, Attention};
@@ -21,7 +22,8 @@ pub use norm::Norm;
 pub use rope::{Rope, Rotate};
 pub use router::{Router, Routing};
 pub use scale::Scale;
+pub use sigmoid_gate::SigmoidGate;
 
 /// Every operation; `tests/graph.rs` compares the two ways of each.
-pub const NAMES: [&str; 10] =
-    ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router", "scale"];
+pub const NAMES: [&str; 11] =
+    ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router", "scale", "sigmoid_gate"];
