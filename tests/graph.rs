@@ -102,6 +102,10 @@ const LAYERS: &[(&str, Compose)] = &[
         let up = layer.linear(Value::INPUT, "square", WIDTH);
         layer.gated(Value::INPUT, up, Activation::Silu)
     }),
+    ("what gpt-oss has", |layer| {
+        let up = layer.linear(Value::INPUT, "square", WIDTH);
+        layer.gated(Value::INPUT, up, Activation::ClampedSwiglu)
+    }),
     ("GELU, of itself", |layer| layer.gated(Value::INPUT, Value::INPUT, Activation::GeluTanh)),
     ("a gate for each column", |layer| {
         let gate = layer.linear(Value::INPUT, "square", WIDTH);

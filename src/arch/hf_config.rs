@@ -166,7 +166,8 @@ impl HfConfig {
     /// Fails unless the activation is the family's.
     pub fn check_activation(&self, family: Activation) -> Result<()> {
         let (key, known): (_, &[&str]) = match family {
-            Activation::Silu => ("hidden_act", &["silu", "swish"]),
+            // gpt-oss calls its own by the name of what it resembles
+            Activation::Silu | Activation::ClampedSwiglu => ("hidden_act", &["silu", "swish"]),
             Activation::GeluTanh => ("hidden_activation", &["gelu_pytorch_tanh"]),
         };
         match self.get(key).map(|name| name.as_str().unwrap_or_default()) {
