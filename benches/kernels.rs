@@ -32,6 +32,7 @@ fn main() -> anyhow::Result<()> {
             head_dim: 128,
             scale: 0.09,
             window: None,
+            softcap: None,
         },
     )
 }
@@ -100,7 +101,7 @@ fn attentions(dev: &Device, p: AttentionParams) -> anyhow::Result<()> {
     let [qb, kb, vb] = [dev.upload("q", &q)?, dev.upload("k", &k)?, dev.upload("v", &v)?];
     let out = dev.alloc("out", q.len() * 4)?;
     let run = || {
-        attention(dev, &qb, &kb, &vb, &out, p)?;
+        attention(dev, &qb, &kb, &vb, None, &out, p)?;
         dev.read_range::<f32>(&out, 0, 1).map(|_| ())
     };
     report("attention, 4 x 512 tokens, 16 heads of 128", 2 * tokens * p.seq_len * p.heads * p.head_dim, seconds(run)?);

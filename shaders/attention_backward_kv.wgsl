@@ -1,4 +1,4 @@
-// dv = sum over queries of p dout, dk = sum of p (dout . v - delta) scale q, over all heads that share the keys;
+// dv = sum over queries of p dout, dk = sum of p (dout . v - delta) slope q, over all heads that share the keys;
 // a workgroup per (sequence, kv head, 16 keys). Here the own rows are keys and the others queries.
 #import grid
 #import attention
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var v3 = vec4<f32>();
     for (var head = kv_head * sharing; head < (kv_head + 1u) * sharing; head++) {
         for (var first_query = first_key / OTHER_ROWS * OTHER_ROWS; first_query < end; first_query += OTHER_ROWS) {
-            var scores = vec2<f32>();
+            var products = vec2<f32>();
             var changes = vec2<f32>();
             for (var slice = 0u; slice < slices(); slice++) {
                 let quad = slice * SLICE + lane;
@@ -64,7 +64,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 put_other(local, 0u, q_at(sequence, first_query + row, head, quad));
                 put_other(local, 1u, q_at(sequence, first_query + row + 16u, head, quad));
                 workgroupBarrier();
-                scores = dot_staged(local, scores);
+                products = dot_staged(local, products);
                 workgroupBarrier();
                 put_own(local, v_at(sequence, key, kv_head, quad));
                 put_other(local, 0u, dout_at(sequence, first_query + row, head, quad));
@@ -77,8 +77,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             let near = stats_at(sequence, query, head);
             let far = stats_at(sequence, query + 16u, head);
             let seen = vec2<bool>(sees(query, key), sees(query + 16u, key));
-            let exponent = select(vec2<f32>(MASKED), scores * params.scale - vec2<f32>(near.x, far.x), seen);
-            let probability = select(vec2<f32>(), exp(exponent), seen);
+            let score = scores_of(products);
+            let probability = select(vec2<f32>(), exp_of(score - vec2<f32>(near.x, far.x)), seen);
             put_tile(local, probability);
             workgroupBarrier();
             for (var slice = 0u; slice < slices(); slice++) {
@@ -90,7 +90,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                     default: { v3 += part; }
                 }
             }
-            put_tile(local, probability * (changes - vec2<f32>(near.y, far.y)) * params.scale);
+            put_tile(local, probability * (changes - vec2<f32>(near.y, far.y)) * slopes(score));
             workgroupBarrier();
             for (var slice = 0u; slice < slices(); slice++) {
                 let part = mix_q(local, sequence, head, first_query, slice);

@@ -1,4 +1,4 @@
-// dq = sum over keys of p (dout . v - delta) scale k; a workgroup per (sequence, head, 16 queries).
+// dq = sum over keys of p (dout . v - delta) slope k; a workgroup per (sequence, head, 16 queries).
 #import grid
 #import attention
 #import attention_backward
@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var sum2 = vec4<f32>();
     var sum3 = vec4<f32>();
     for (var first_key = first_key_tile(first_query); first_key < end; first_key += OTHER_ROWS) {
-        var scores = vec2<f32>();
+        var products = vec2<f32>();
         var changes = vec2<f32>();
         for (var slice = 0u; slice < slices(); slice++) {
             let quad = slice * SLICE + lane;
@@ -45,7 +45,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
             put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
             workgroupBarrier();
-            scores = dot_staged(local, scores);
+            products = dot_staged(local, products);
             workgroupBarrier();
             put_own(local, dout_at(sequence, query, head, quad));
             put_other(local, 0u, v_at(sequence, first_key + row, kv_head, quad));
@@ -56,9 +56,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         let key = first_key + lane;
         let seen = vec2<bool>(sees(query, key), sees(query, key + 16u));
-        let exponent = select(vec2<f32>(MASKED), scores * params.scale - known.x, seen);
-        let probability = select(vec2<f32>(), exp(exponent), seen);
-        put_tile(local, probability * (changes - known.y) * params.scale);
+        let score = scores_of(products);
+        let probability = select(vec2<f32>(), exp_of(score - known.x), seen);
+        put_tile(local, probability * (changes - known.y) * slopes(score));
         workgroupBarrier();
         for (var slice = 0u; slice < slices(); slice++) {
             let part = mix_slice(local, sequence, kv_head, first_key, slice);

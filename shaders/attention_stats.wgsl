@@ -3,8 +3,8 @@
 #import attention
 #import attention_forward
 
-@group(0) @binding(4) var<storage, read> dout: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read> dout: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
 
 fn along(sequence: u32, query: u32, head: u32, quad: u32, mixed: vec4<f32>) -> f32 {
     if is_inside(query, quad) {

@@ -1,4 +1,4 @@
-// out = activation(gate) * up; four elements per invocation.
+// out = activation(gate) * up, or the same of bounded values; four elements per invocation.
 #import grid
 #import activation
 
@@ -17,7 +17,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < 4u; i++) {
         let index = group * 1024u + i * 256u + local;
         if index < params.len {
-            out[index] = gate[index] * activation_gate(params.activation, gate[index]).x * up[index];
+            let pair = bounded_pair(params.activation, vec2(gate[index], up[index]));
+            out[index] = pair.x * activation_gate(params.activation, pair.x).x * pair.y;
         }
     }
 }

@@ -19,9 +19,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < 4u; i++) {
         let index = group * 1024u + i * 256u + local;
         if index < params.len {
-            let s = activation_gate(params.activation, gate[index]);
-            dgate[index] = dout[index] * up[index] * s.x * (1.0 + gate[index] * s.y * (1.0 - s.x));
-            dup[index] = dout[index] * gate[index] * s.x;
+            let given = vec2(gate[index], up[index]);
+            let pair = bounded_pair(params.activation, given);
+            let slopes = inside(params.activation, given);
+            let s = activation_gate(params.activation, pair.x);
+            dgate[index] = dout[index] * pair.y * s.x * (1.0 + pair.x * s.y * (1.0 - s.x)) * slopes.x;
+            dup[index] = dout[index] * pair.x * s.x * slopes.y;
         }
     }
 }

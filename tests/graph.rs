@@ -11,6 +11,7 @@ use dq_gpu::graph::ops::{Attend, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
 use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Stack, Value, WeightUse};
 use dq_gpu::kernels::glu::Activation;
+use dq_gpu::kernels::norm::NormKind;
 use dq_gpu::kernels::rope::RopeStyle;
 use dq_gpu::kernels::weight::Weight;
 use dq_gpu::quant::GgmlType;
@@ -26,7 +27,7 @@ fn rotate(heads: usize, rot: usize, style: RopeStyle, table: usize) -> Rotate {
 }
 
 fn attend(heads: usize, kv_heads: usize, window: Option<usize>) -> Attend {
-    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window }
+    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window, softcap: None }
 }
 
 const EXPERTS: usize = 5;
@@ -51,11 +52,30 @@ const LAYERS: &[(&str, Compose)] = &[
         let normed = layer.norm(Value::INPUT, "a");
         layer.norm_of_groups(normed, "heads", HEAD)
     }),
+    ("a layer norm over heads, behind one over rows", |layer| {
+        layer.set_norms(NormKind::Layer);
+        let normed = layer.norm(Value::INPUT, "a");
+        layer.norm_of_groups(normed, "heads", HEAD)
+    }),
     ("a product with a bias", |layer| layer.linear(Value::INPUT, "wide", 2 * WIDTH)),
     ("a product onto what it reads", |layer| layer.linear_onto(Value::INPUT, Value::INPUT, "square")),
     ("a sum of a value with itself and another", |layer| {
         let other = layer.norm(Value::INPUT, "a");
         let sum = layer.add(other, other);
+        layer.add(Value::INPUT, sum)
+    }),
+    ("overlapping columns of a product, read again", |layer| {
+        let wide = layer.linear(Value::INPUT, "wide", 2 * WIDTH);
+        let [a, b] = [5, WIDTH].map(|first| layer.columns(wide, first, WIDTH));
+        let again = layer.linear(wide, "back", WIDTH);
+        let sum = layer.add(a, b);
+        layer.add(sum, again)
+    }),
+    ("columns of what comes in, beside all of it", |layer| {
+        let some = layer.columns(Value::INPUT, 1, WIDTH - 1);
+        let last = layer.columns(Value::INPUT, WIDTH - 1, 1);
+        let [some, last] = [(some, "some"), (last, "last")].map(|(src, stem)| layer.linear(src, stem, WIDTH));
+        let sum = layer.add(some, last);
         layer.add(Value::INPUT, sum)
     }),
     ("rope by neighbours", |layer| layer.rope(Value::INPUT, rotate(4, HEAD, RopeStyle::Norm, 0))),
@@ -67,23 +87,48 @@ const LAYERS: &[(&str, Compose)] = &[
     }),
     ("attention with shared heads", |layer| {
         let [k, v] = ["k", "v"].map(|stem| layer.linear(Value::INPUT, stem, 2 * HEAD));
-        layer.attention([Value::INPUT, k, v], attend(4, 2, None))
+        layer.attention([Value::INPUT, k, v], attend(4, 2, None), None)
+    }),
+    ("attention with scores capped, and sinks", |layer| {
+        let [k, v] = ["k", "v"].map(|stem| layer.linear(Value::INPUT, stem, 2 * HEAD));
+        let attend = Attend { softcap: Some(1.2), ..attend(4, 2, None) };
+        layer.attention([Value::INPUT, k, v], attend, Some("sinks"))
     }),
     ("attention within a window, values the keys", |layer| {
         let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
-        layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)))
+        layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)), None)
     }),
     ("SiLU", |layer| {
         let up = layer.linear(Value::INPUT, "square", WIDTH);
         layer.gated(Value::INPUT, up, Activation::Silu)
     }),
+    ("what gpt-oss has", |layer| {
+        let up = layer.linear(Value::INPUT, "square", WIDTH);
+        layer.gated(Value::INPUT, up, Activation::ClampedSwiglu)
+    }),
     ("GELU, of itself", |layer| layer.gated(Value::INPUT, Value::INPUT, Activation::GeluTanh)),
+    ("a gate for each column", |layer| {
+        let gate = layer.linear(Value::INPUT, "square", WIDTH);
+        layer.sigmoid_gate(Value::INPUT, gate)
+    }),
+    ("a gate for all columns, and each its own", |layer| {
+        let gate = layer.linear(Value::INPUT, "single", 1);
+        let gated = layer.sigmoid_gate(Value::INPUT, gate);
+        layer.sigmoid_gate(gated, gated)
+    }),
     ("shares of all experts", |layer| {
         let scores = layer.linear(Value::INPUT, "router", EXPERTS);
         layer.router(scores, routing(EXPERTS, false))
     }),
     ("experts with their shares among all", |layer| mixture(layer, routing(2, false))),
     ("experts with shares of their own", |layer| mixture(layer, routing(2, true))),
+    ("multiples of a product, one of which is read again", |layer| {
+        let product = layer.linear(Value::INPUT, "square", WIDTH);
+        let half = layer.scale(product, 0.5);
+        let turned = layer.scale(half, -3.0);
+        let sum = layer.add(half, turned);
+        layer.add(Value::INPUT, sum)
+    }),
     ("a norm behind a product, added", |layer| {
         let normed = layer.norm(Value::INPUT, "a");
         let product = layer.linear(normed, "square", WIDTH);
@@ -96,8 +141,13 @@ fn shape(stem: &str) -> (usize, usize) {
     match stem {
         "wide" => (2 * WIDTH, WIDTH),
         "square" => (WIDTH, WIDTH),
+        "back" => (WIDTH, 2 * WIDTH),
+        "some" => (WIDTH, WIDTH - 1),
+        "last" => (WIDTH, 1),
+        "single" => (1, WIDTH),
         "k" | "v" => (2 * HEAD, WIDTH),
         "heads" => (1, HEAD),
+        "sinks" => (1, WIDTH / HEAD),
         "router" => (EXPERTS, WIDTH),
         "gates" | "ups" => (EXPERTS * HIDDEN, WIDTH),
         "downs" => (EXPERTS * WIDTH, HIDDEN),

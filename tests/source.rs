@@ -57,7 +57,27 @@ fn as_python(value: &Value) -> Json {
 }
 
 /// Models of which there is what llama.cpp's converter makes of them.
-const CONVERTED: &[&str] = &["tiny-llama", "tiny-qwen3", "gemma3", "qwen2", "qwen3moe", "mixtral"];
+const CONVERTED: &[&str] = &[
+    "tiny-llama",
+    "tiny-qwen3",
+    "gemma3",
+    "qwen2",
+    "qwen3moe",
+    "mixtral",
+    "cohere2",
+    "fused-longrope",
+    "fused-qkv",
+    "gemma2",
+    "glm4",
+    "glm4moe",
+    "gptoss",
+    "granite",
+    "granitemoe",
+    "olmo2",
+    "olmo3",
+    "qwen2moe",
+    "smollm3",
+];
 
 /// llama.cpp's converter wrote the fixtures: `tests/interop/converter.py`.
 #[test]

@@ -11,8 +11,9 @@ struct Params {
     // A query sees this many keys, its own included.
     window: u32,
     scale: f32,
-    pad0: u32,
-    pad1: u32,
+    // A scaled score s becomes softcap tanh(s / softcap), unless this is 0.
+    softcap: f32,
+    has_sinks: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
@@ -115,4 +116,28 @@ fn mix_staged(local: u32) -> vec4<f32> {
         sum += tile[a + j] * other[j * STRIDE + lane];
     }
     return sum;
+}
+
+// Scores of products, capped without ever making an infinity.
+fn scores_of(products: vec2<f32>) -> vec2<f32> {
+    let scores = products * params.scale;
+    if params.softcap == 0.0 {
+        return scores;
+    }
+    let small = exp(-2.0 * abs(scores / params.softcap));
+    return params.softcap * sign(scores) * (1.0 - small) / (1.0 + small);
+}
+
+// What a change of a product does to its score.
+fn slopes(scores: vec2<f32>) -> vec2<f32> {
+    if params.softcap == 0.0 {
+        return vec2<f32>(params.scale);
+    }
+    let share = scores / params.softcap;
+    return params.scale * (1.0 - share * share);
+}
+
+// exp of what is at most 0, though rounding may say otherwise where scores are huge.
+fn exp_of(exponents: vec2<f32>) -> vec2<f32> {
+    return exp(min(exponents, vec2<f32>()));
 }

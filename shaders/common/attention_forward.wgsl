@@ -7,21 +7,24 @@ var<private> mixed1: vec4<f32>;
 var<private> mixed2: vec4<f32>;
 var<private> mixed3: vec4<f32>;
 
+// One more score for every query of a head, if there are any.
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
+
 fn score_tile(local: u32, sequence: u32, head: u32, query: u32, first_key: u32) -> vec2<f32> {
     let row = local / 16u;
     let lane = local % 16u;
     let kv_head = head / (params.heads / params.kv_heads);
-    var scores = vec2<f32>();
+    var products = vec2<f32>();
     for (var slice = 0u; slice < slices(); slice++) {
         let quad = slice * SLICE + lane;
         put_own(local, q_at(sequence, query, head, quad));
         put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
         put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
         workgroupBarrier();
-        scores = dot_staged(local, scores);
+        products = dot_staged(local, products);
         workgroupBarrier();
     }
-    return scores * params.scale;
+    return scores_of(products);
 }
 
 // The weighted sum of a slice of the values.
@@ -42,6 +45,10 @@ fn attend(local: u32, sequence: u32, head: u32, first_query: u32) {
     let end = min(first_query + OWN_ROWS, params.seq_len);
     let row = (local / 16u) * TILE_STRIDE;
     largest = MASKED;
+    if params.has_sinks != 0u {
+        largest = sinks[head];
+        total = 1.0;
+    }
     for (var first_key = first_key_tile(first_query); first_key < end; first_key += OTHER_ROWS) {
         let key = first_key + local % 16u;
         let seen = vec2<bool>(sees(query, key), sees(query, key + 16u));
@@ -53,7 +60,7 @@ fn attend(local: u32, sequence: u32, head: u32, first_query: u32) {
             highest = max(highest, tile[row + j]);
         }
         workgroupBarrier();
-        put_tile(local, select(vec2<f32>(), exp(scores - highest), seen));
+        put_tile(local, select(vec2<f32>(), exp_of(scores - highest), seen));
         workgroupBarrier();
         let shrink = exp(largest - highest);
         largest = highest;

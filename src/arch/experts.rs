@@ -4,9 +4,10 @@ use anyhow::Result;
 
 use super::HfConfig;
 use super::hparams::Mixture;
+use super::layout::Layout;
+use super::names;
 use crate::gguf::Metadata;
 use crate::graph::{Builder, Value};
-use crate::kernels::glu::Activation;
 
 /// Router and stacks of matrices inside `blk.N.`, without `.weight`.
 const ROUTER: &str = "ffn_gate_inp";
@@ -38,6 +39,27 @@ pub(super) const BLOCK_SPARSE_MOE: Names = Names {
     matrices: [(GATE, "w1"), (DOWN, "w2"), (UP, "w3")],
 };
 
+/// Where those of all experts are one tensor, which the names of other tensors tell.
+pub(super) const FUSED: Names = Names { router: "", experts: "", matrices: [(DOWN, ""), (GATE, ""), (UP, "")] };
+
+/// The expert that all tokens ask, of Qwen.
+pub(super) const SHARED_WITH_GATE: names::Names = &[
+    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
+    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
+];
+
+/// The same of DeepSeek and GLM.
+pub(super) const SHARED: names::Names = &[
+    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
+];
+
+/// What counts where experts are chosen, but not in their shares.
+pub(super) const CORRECTION: names::Names = &[("exp_probs_b.bias", "mlp.gate.e_score_correction_bias")];
+
 impl Names {
     /// The GGUF name inside its layer of a Hugging Face tensor, and its place in the stack if it is in one.
     pub(super) fn place(&self, stem: &str) -> Option<(&'static str, Option<usize>)> {
@@ -61,8 +83,12 @@ impl Names {
 
 /// The keys that llama.cpp's converter writes of the numbers of experts, where there are any.
 pub(super) fn counts(architecture: &str, config: &HfConfig, metadata: &mut Metadata) -> Result<()> {
-    let keys: [(&str, &[&str]); 2] =
-        [("expert_count", &["num_local_experts", "num_experts"]), ("expert_used_count", &["num_experts_per_tok"])];
+    let keys: [(&str, &[&str]); 4] = [
+        ("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"]),
+        ("expert_used_count", &["num_experts_per_tok"]),
+        ("expert_group_count", &["n_group"]),
+        ("expert_group_used_count", &["topk_group"]),
+    ];
     for (key, names) in keys {
         let name = names.iter().find(|name| config.get(name).is_some());
         if let Some(count) = name.map_or(Ok(None), |name| config.u32(name))? {
@@ -72,9 +98,19 @@ pub(super) fn counts(architecture: &str, config: &HfConfig, metadata: &mut Metad
     Ok(())
 }
 
-/// What the experts add to the residual stream.
-pub(super) fn feed_forward(layer: &mut Builder, normed: Value, mixture: &Mixture, activation: Activation) -> Value {
+/// What the experts add to the residual stream, the shared one among them, which may have a gate.
+pub(super) fn feed_forward(layer: &mut Builder, normed: Value, mixture: &Mixture, layout: &Layout) -> Value {
     let scores = layer.linear(normed, ROUTER, mixture.routing.experts);
     let shares = layer.router(scores, mixture.routing);
-    layer.experts(normed, shares, [GATE, UP, DOWN], mixture.n_ff, activation)
+    let asked = layer.experts(normed, shares, [GATE, UP, DOWN], mixture.n_ff, layout.activation);
+    let Some(width) = mixture.shared_ff else { return asked };
+    let gate = layer.linear(normed, "ffn_gate_shexp", width);
+    let up = layer.linear(normed, "ffn_up_shexp", width);
+    let act = layer.gated(gate, up, layout.activation);
+    let mut shared = layer.linear(act, "ffn_down_shexp", layer.width(normed));
+    if layout.shared_gate {
+        let gate = layer.linear(normed, "ffn_gate_inp_shexp", 1);
+        shared = layer.sigmoid_gate(shared, gate);
+    }
+    layer.add(asked, shared)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::hparams::Layers;
+use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::{HeadNorms, Layout, Norms};
 use super::{Family, HfConfig, Hparams, Transform, names};
@@ -58,12 +58,7 @@ impl Gemma3 {
         for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
             config.u32(key)?.filter(|pattern| *pattern != PATTERN).map_or(Ok(()), |_| refuse(key))?;
         }
-        let kinds = config.get("layer_types").and_then(|kinds| kinds.as_array()).map_or(&[][..], Vec::as_slice);
-        let is_usual = |(il, kind): (usize, &Value)| {
-            let sees_all = (il as u32 + 1).is_multiple_of(PATTERN);
-            kind == if sees_all { "full_attention" } else { "sliding_attention" }
-        };
-        if !kinds.iter().enumerate().all(is_usual) {
+        if !keys::has_usual_windows(config, PATTERN as usize) {
             refuse("layer_types")?;
         }
         let (layers, heads) = (config.size("num_hidden_layers")? as usize, config.size("num_attention_heads")?);
@@ -111,7 +106,7 @@ impl Family for Gemma3 {
         if gguf_name.ends_with("norm.weight") { Transform::AddOne } else { Transform::None }
     }
 
-    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
+    fn complete(&self, hparams: &mut Hparams, _: &Keys) -> Result<()> {
         // llama.cpp's defaults
         hparams.unwindowed.get_or_insert(Layers::Each(PATTERN as usize));
         let local = hparams.rope.local(LOCAL_THETA as f32);

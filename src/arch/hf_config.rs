@@ -49,6 +49,11 @@ pub enum HfScaling {
         beta_fast: Option<f64>,
         beta_slow: Option<f64>,
     },
+    /// What each frequency is divided by, in long contexts and in others.
+    Long {
+        long: Vec<f32>,
+        short: Vec<f32>,
+    },
 }
 
 impl HfConfig {
@@ -168,7 +173,8 @@ impl HfConfig {
     /// Fails unless the activation is the family's.
     pub fn check_activation(&self, family: Activation) -> Result<()> {
         let (key, known): (_, &[&str]) = match family {
-            Activation::Silu => ("hidden_act", &["silu", "swish"]),
+            // gpt-oss calls its own by the name of what it resembles
+            Activation::Silu | Activation::ClampedSwiglu => ("hidden_act", &["silu", "swish"]),
             Activation::GeluTanh => ("hidden_activation", &["gelu_pytorch_tanh"]),
         };
         match self.get(key).map(|name| name.as_str().unwrap_or_default()) {
@@ -238,6 +244,16 @@ impl Settings<'_> {
         self.number(key)?.ok_or_else(|| anyhow!("`{key}` of the rope scaling is missing: `{}`", self.path()))
     }
 
+    /// Numbers that divide.
+    fn factors(&self, key: &str) -> Result<Vec<f32>> {
+        let numbers = self.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let factors: Vec<f32> = numbers.iter().filter_map(Value::as_f64).map(|number| number as f32).collect();
+        if factors.is_empty() || factors.len() != numbers.len() || factors.iter().any(|factor| *factor <= 0.0) {
+            bail!("`{key}` of the rope scaling is no list of numbers above 0: `{}`", self.path());
+        }
+        Ok(factors)
+    }
+
     fn path(&self) -> std::path::Display<'_> {
         self.config.path.display()
     }
@@ -269,8 +285,11 @@ impl Settings<'_> {
                 beta_fast: self.number("beta_fast")?,
                 beta_slow: self.number("beta_slow")?,
             },
+            "longrope" | "su" => {
+                HfScaling::Long { long: self.factors("long_factor")?, short: self.factors("short_factor")? }
+            }
             other => bail!(
-                "unknown rope scaling `{other}` (known: default, dynamic, linear, llama3, yarn): `{}`",
+                "unknown rope scaling `{other}` (known: default, dynamic, linear, llama3, longrope, yarn): `{}`",
                 self.path()
             ),
         })

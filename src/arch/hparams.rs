@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
-use crate::graph::ops::Routing;
+use crate::graph::ops::{Gating, Routing};
 use crate::kernels::logit_shape::LogitShape;
+use crate::kernels::norm::NormKind;
 use crate::kernels::rope::RopeStyle;
 
 /// The sizes and constants of a decoder.
@@ -26,7 +27,8 @@ pub struct Hparams {
     pub n_vocab: usize,
     /// Longest context the model was trained for, in tokens.
     pub n_ctx_train: usize,
-    pub rms_eps: f32,
+    pub norm: NormKind,
+    pub norm_eps: f32,
     pub rope: Rope,
     /// Of layers with a window, where they have their own.
     pub local_rope: Option<Rope>,
@@ -76,6 +78,8 @@ pub struct Mixture {
     pub routing: Routing,
     /// Width between an expert's matrices.
     pub n_ff: usize,
+    /// The same of the expert that all tokens ask; none without.
+    pub shared_ff: Option<usize>,
 }
 
 impl Hparams {
@@ -137,7 +141,8 @@ impl Hparams {
             head_dim,
             n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
             n_ctx_train,
-            rms_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
+            norm: NormKind::Rms,
+            norm_eps: keys.norm_eps()?,
             local_rope: keys.optional_f32("rope.freq_base_swa")?.map(|base| rope.local(base)),
             rope,
             window: Some(keys.size_or("attention.sliding_window", 0)?).filter(|&window| window > 0),
@@ -180,6 +185,16 @@ impl Hparams {
         Ok(())
     }
 
+    /// Takes off the layers that predict tokens further ahead, which stand behind the others and take no part here.
+    pub(super) fn leave_out_prediction(&mut self, keys: &Keys) -> Result<()> {
+        let count = keys.size_or("nextn_predict_layers", 0)?;
+        if count >= self.n_layer {
+            bail!("{count} of {} layers cannot be left out: `{}`", self.n_layer, keys.name("nextn_predict_layers"));
+        }
+        self.n_layer -= count;
+        Ok(())
+    }
+
     /// Fails without a mixture of experts, in families that always have one.
     pub fn check_mixture(&self) -> Result<()> {
         match self.mixture {
@@ -190,18 +205,18 @@ impl Hparams {
 }
 
 /// The metadata under one architecture's prefix.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    architecture: &'a str,
+pub struct Keys<'a> {
+    pub(super) metadata: &'a Metadata,
+    pub(super) architecture: &'a str,
 }
 
 impl Keys<'_> {
-    fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
     /// A whole number above 0.
-    fn size(&self, key: &str) -> Result<usize> {
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
         match self.optional_size(key)? {
             Some(0) => bail!("metadata key is 0: `{}`", self.name(key)),
             Some(size) => Ok(size),
@@ -209,12 +224,12 @@ impl Keys<'_> {
         }
     }
 
-    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+    pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.optional_size(key)?.unwrap_or(default))
     }
 
     /// A whole number; or an array of one number per layer, all equal.
-    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let name = self.name(key);
         let size = match self.metadata.get(&name) {
             None => return Ok(None),
@@ -231,17 +246,17 @@ impl Keys<'_> {
         Ok(Some(size as usize))
     }
 
-    fn f32(&self, key: &str) -> Result<f32> {
+    pub(super) fn f32(&self, key: &str) -> Result<f32> {
         let number = self.metadata.require_f32(&self.name(key))?;
         ranges::check_gguf(self.architecture, key, number.into())?;
         Ok(number)
     }
 
-    fn optional_f32(&self, key: &str) -> Result<Option<f32>> {
+    pub(super) fn optional_f32(&self, key: &str) -> Result<Option<f32>> {
         self.metadata.contains(&self.name(key)).then(|| self.f32(key)).transpose()
     }
 
-    fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
+    pub(super) fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
         Ok(self.optional_f32(key)?.unwrap_or(default))
     }
 
@@ -258,7 +273,42 @@ impl Keys<'_> {
             Some(n_ff) if n_ff > 0 => n_ff,
             _ => self.size("feed_forward_length")?,
         };
-        Ok(Some(Mixture { routing: Routing { experts, used, normalizes: true }, n_ff }))
+        let shared_count = self.size_or("expert_shared_count", 0)?;
+        let shared_ff = self.size_or("expert_shared_feed_forward_length", n_ff * shared_count)?;
+        let routing = self.routing(experts, used)?;
+        Ok(Some(Mixture { routing, n_ff, shared_ff: Some(shared_ff).filter(|&width| width > 0) }))
+    }
+
+    fn routing(&self, experts: usize, used: usize) -> Result<Routing> {
+        // llama.cpp's enumeration; the third is a softmax of those that are asked, which is the same as shares that sum up to 1
+        let gating = match self.size_or("expert_gating_func", 1)? {
+            0 | 1 | 3 => Gating::Softmax,
+            2 => Gating::Sigmoid,
+            other => bail!("unsupported gating of experts: `{other}` under `{}`", self.name("expert_gating_func")),
+        };
+        let (groups, groups_used) =
+            (self.size_or("expert_group_count", 1)?, self.size_or("expert_group_used_count", 1)?);
+        if groups > 1
+            && (groups_used > groups || !experts.is_multiple_of(groups) || used > experts / groups * groups_used)
+        {
+            bail!(
+                "{used} of {experts} experts cannot be used in {groups_used} of {groups} groups: `{}`",
+                self.name("expert_group_count")
+            );
+        }
+        let scale = self.f32_or("expert_weights_scale", 1.0)?;
+        let normalizes = self.metadata.bool(&self.name("expert_weights_norm")).unwrap_or(true);
+        // 0 and absence both mean 1
+        let scale = if scale == 0.0 { 1.0 } else { scale };
+        Ok(Routing { experts, used, gating, groups: groups.max(1), groups_used: groups_used.max(1), normalizes, scale })
+    }
+
+    /// Of whichever kind of norm the architecture has.
+    fn norm_eps(&self) -> Result<f32> {
+        match self.optional_f32("attention.layer_norm_epsilon")? {
+            Some(eps) if !self.metadata.contains(&self.name("attention.layer_norm_rms_epsilon")) => Ok(eps),
+            _ => self.f32("attention.layer_norm_rms_epsilon"),
+        }
     }
 
     /// The pattern is a number, or says of each layer whether it has a window.

@@ -1,11 +1,14 @@
 //! What llama.cpp's converter writes of every text model's config.json (`conversion/base.py`, `set_gguf_parameters`).
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use super::experts;
 use super::hf_config::{HfConfig, HfRope, HfScaling, THETA};
+use super::hparams::Layers;
 use super::layout::Layout;
 use crate::gguf::Metadata;
+use crate::kernels::norm::NormKind;
 
 /// What config.json may leave out, by family.
 #[derive(Clone, Copy)]
@@ -19,13 +22,14 @@ pub(super) struct Defaults {
     pub(super) theta: f64,
     /// That of layers with a window, in families that have one of its own.
     pub(super) local_theta: Option<f64>,
-    pub(super) rms_eps: f64,
+    /// Of norms.
+    pub(super) eps: f64,
 }
 
 impl Defaults {
     /// What most of transformers' config classes have.
     pub(super) const USUAL: Defaults =
-        Defaults { context: 2048, kv_heads: None, head_dim: None, theta: THETA, local_theta: None, rms_eps: 1e-6 };
+        Defaults { context: 2048, kv_heads: None, head_dim: None, theta: THETA, local_theta: None, eps: 1e-6 };
 }
 
 /// The keys that every family has, in the converter's order.
@@ -57,8 +61,12 @@ pub(super) fn common(
         let theta = config.local_rope_theta()?.unwrap_or(theta);
         metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
     }
-    let eps = config.f64("rms_norm_eps")?.unwrap_or(defaults.rms_eps);
-    metadata.set(format!("{architecture}.attention.layer_norm_rms_epsilon"), eps as f32);
+    let (key, hf) = match layout.norm {
+        NormKind::Rms => ("layer_norm_rms_epsilon", "rms_norm_eps"),
+        NormKind::Layer => ("layer_norm_epsilon", "layer_norm_eps"),
+    };
+    let eps = config.f64(hf)?.unwrap_or(defaults.eps);
+    metadata.set(format!("{architecture}.attention.{key}"), eps as f32);
     if layout.experts.is_some() {
         experts::counts(architecture, config, &mut metadata)?;
     }
@@ -72,6 +80,25 @@ pub(super) fn common(
     }
     metadata.set("general.file_type", file_type);
     Ok(metadata)
+}
+
+/// Those of `metadata` that have these keys, in this order: for families for which the converter has its own.
+pub(super) fn some(metadata: &Metadata, architecture: &str, keys: &[&str]) -> Metadata {
+    let mut some = Metadata::new();
+    for name in keys.iter().map(|key| format!("{architecture}.{key}")) {
+        if let Some(value) = metadata.get(&name) {
+            some.set(name, value.clone());
+        }
+    }
+    some
+}
+
+/// Whether the last of each `pattern` layers sees all tokens and the others have a window, as far as config.json tells.
+pub(super) fn has_usual_windows(config: &HfConfig, pattern: usize) -> bool {
+    let kinds = config.get("layer_types").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let sees_all = |il: usize| Layers::Each(pattern).contain(il);
+    let usual = |il: usize| if sees_all(il) { "full_attention" } else { "sliding_attention" };
+    kinds.iter().enumerate().all(|(il, kind)| kind == usual(il))
 }
 
 /// Elements of a head.
@@ -88,6 +115,7 @@ fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
             metadata.set(name("scaling.type"), "linear");
             metadata.set(name("scaling.factor"), *factor as f32);
         }
+        HfScaling::Long { .. } => metadata.set(name("scaling.type"), "longrope"),
         HfScaling::Yarn { factor, original_context, extrapolation_factor, attention_factor, beta_fast, beta_slow } => {
             metadata.set(name("scaling.type"), "yarn");
             metadata.set(name("scaling.factor"), *factor as f32);

@@ -6,6 +6,7 @@ use super::{Hparams, experts};
 use crate::graph::ops::{Attend, Rotate};
 use crate::graph::{Builder, Expected, Graph, Value};
 use crate::kernels::glu::Activation;
+use crate::kernels::norm::NormKind;
 
 /// What the layers of a family are made of.
 #[derive(Clone, Copy)]
@@ -13,6 +14,8 @@ pub struct Layout {
     /// Of their tensors.
     pub(super) names: &'static [Names],
     pub(super) norms: Norms,
+    /// Of all norms.
+    pub(super) norm: NormKind,
     pub(super) head_norms: HeadNorms,
     /// Queries, keys and values are one matrix.
     pub(super) fused_qkv: bool,
@@ -21,6 +24,10 @@ pub struct Layout {
     /// Gate and up are one matrix, called up.
     pub(super) fused_gate: bool,
     pub(super) activation: Activation,
+    /// Attention has sinks.
+    pub(super) sinks: bool,
+    /// What the expert makes that all tokens ask goes through a gate.
+    pub(super) shared_gate: bool,
     /// Names of what layers have in place of one feed-forward part.
     pub(super) experts: Option<&'static experts::Names>,
 }
@@ -48,6 +55,8 @@ pub(super) enum HeadNorms {
     None,
     /// Over each head.
     Heads,
+    /// The same in those models of the family that have them.
+    HeadsIfThere,
     /// Over all heads together.
     Rows,
 }
@@ -57,11 +66,14 @@ impl Layout {
     pub(super) const LLAMA: Layout = Layout {
         names: &[names::NORMS_BEFORE, names::ATTENTION, names::GATED_MLP],
         norms: Norms::BEFORE,
+        norm: NormKind::Rms,
         head_norms: HeadNorms::None,
         fused_qkv: false,
         partial_rope: false,
         fused_gate: false,
         activation: Activation::Silu,
+        sinks: false,
+        shared_gate: false,
         experts: None,
     };
 
@@ -85,14 +97,21 @@ pub(super) fn expected_outside(hparams: &Hparams) -> Vec<Expected> {
 
 /// Layer `il` as operations.
 pub(super) fn layer(hparams: &Hparams, il: usize, layout: &Layout, has_tensor: &dyn Fn(&str) -> bool) -> Graph {
-    let mut layer = Builder::new(il, hparams.n_embd, hparams.rms_eps, has_tensor);
+    let mut layer = builder(hparams, il, has_tensor);
     let Norms { attn, behind_attn, ffn, behind_ffn } = layout.norms;
     let normed = norm(&mut layer, Value::INPUT, attn);
     let mixed = attention(&mut layer, hparams, il, normed, layout);
-    let hidden = Join { norm: behind_attn }.product(&mut layer, Value::INPUT, mixed, "attn_output");
+    let scale = hparams.residual_scale;
+    let hidden = Join { norm: behind_attn, scale }.product(&mut layer, Value::INPUT, mixed, "attn_output");
     let normed = norm(&mut layer, hidden, ffn);
-    let output = feed_forward(&mut layer, hparams, il, [hidden, normed], layout, Join { norm: behind_ffn });
+    let output = feed_forward(&mut layer, hparams, il, [hidden, normed], layout, Join { norm: behind_ffn, scale });
     layer.finish(output)
+}
+
+pub(super) fn builder<'a>(hparams: &Hparams, il: usize, has_tensor: &'a dyn Fn(&str) -> bool) -> Builder<'a> {
+    let mut layer = Builder::new(il, hparams.n_embd, hparams.norm_eps, has_tensor);
+    layer.set_norms(hparams.norm);
+    layer
 }
 
 /// The value itself where there is no norm.
@@ -109,6 +128,10 @@ pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, norme
         HeadNorms::Heads => {
             (layer.norm_of_groups(q, "attn_q_norm", head_dim), layer.norm_of_groups(k, "attn_k_norm", head_dim))
         }
+        HeadNorms::HeadsIfThere => (
+            layer.norm_of_groups_if_there(q, "attn_q_norm", head_dim),
+            layer.norm_of_groups_if_there(k, "attn_k_norm", head_dim),
+        ),
         HeadNorms::Rows => (layer.norm(q, "attn_q_norm"), layer.norm(k, "attn_k_norm")),
     };
     if let Some(table) = hparams.rope_table(il) {
@@ -116,12 +139,17 @@ pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, norme
         q = layer.rope(q, rotate(n_head));
         k = layer.rope(k, rotate(n_head_kv));
     }
-    let (scale, window) = (hparams.attention_scale, hparams.window(il));
-    layer.attention([q, k, v], Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window })
+    let (scale, window, softcap) = (hparams.attention_scale, hparams.window(il), hparams.attention_softcap);
+    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window, softcap };
+    layer.attention([q, k, v], attend, layout.sinks.then_some("attn_sinks"))
 }
 
-fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, _layout: &Layout) -> [Value; 3] {
+fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, layout: &Layout) -> [Value; 3] {
     let (q, kv) = (hparams.q_width(), hparams.kv_width());
+    if layout.fused_qkv {
+        let all = layer.linear(normed, "attn_qkv", q + 2 * kv);
+        return [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| layer.columns(all, first, count));
+    }
     [("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(|(stem, rows)| layer.linear(normed, stem, rows))
 }
 
@@ -135,11 +163,16 @@ pub(super) fn feed_forward(
     join: Join,
 ) -> Value {
     if let Some(mixture) = hparams.mixture(il) {
-        let sum = experts::feed_forward(layer, normed, mixture, layout.activation);
+        let sum = experts::feed_forward(layer, normed, mixture, layout);
         return join.value(layer, hidden, sum);
     }
-    let gate = layer.linear(normed, "ffn_gate", hparams.n_ff);
-    let up = layer.linear(normed, "ffn_up", hparams.n_ff);
+    let width = hparams.n_ff;
+    let [gate, up] = if layout.fused_gate {
+        let both = layer.linear(normed, "ffn_up", 2 * width);
+        [layer.columns(both, 0, width), layer.columns(both, width, width)]
+    } else {
+        ["ffn_gate", "ffn_up"].map(|stem| layer.linear(normed, stem, width))
+    };
     let act = layer.gated(gate, up, layout.activation);
     join.product(layer, hidden, act, "ffn_down")
 }
@@ -149,12 +182,16 @@ pub(super) fn feed_forward(
 pub(super) struct Join {
     /// Stem of the norm that it goes through, if any.
     pub(super) norm: Option<&'static str>,
+    /// What it is multiplied by.
+    pub(super) scale: f32,
 }
 
 impl Join {
+    pub(super) const PLAIN: Join = Join { norm: None, scale: 1.0 };
+
     /// A product with a matrix.
     pub(super) fn product(self, layer: &mut Builder, residual: Value, src: Value, matrix: &str) -> Value {
-        if self.norm.is_none() {
+        if self.norm.is_none() && self.scale == 1.0 {
             return layer.linear_onto(residual, src, matrix);
         }
         let product = layer.linear(src, matrix, layer.width(residual));
@@ -163,6 +200,7 @@ impl Join {
 
     fn value(self, layer: &mut Builder, residual: Value, value: Value) -> Value {
         let normed = norm(layer, value, self.norm);
-        layer.add(residual, normed)
+        let scaled = if self.scale == 1.0 { normed } else { layer.scale(normed, self.scale) };
+        layer.add(residual, scaled)
     }
 }

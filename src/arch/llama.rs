@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::hparams::Layers;
+use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::Layout;
 use super::rope::{FACTORS, llama3_factors};
@@ -165,7 +165,7 @@ impl Family for SmolLm3 {
         factors(config, &SMOLLM3)
     }
 
-    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
+    fn complete(&self, hparams: &mut Hparams, _: &Keys) -> Result<()> {
         hparams.unrotated = Some(Layers::Each(UNROTATED));
         Ok(())
     }

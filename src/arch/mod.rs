@@ -3,8 +3,13 @@
 //! A family is a [`layout`], the keys that it adds to those of [`keys`], and llama.cpp's defaults; to add one, write its file and put it
 //! into [`FAMILIES`].
 
+mod cohere;
 mod experts;
+mod gemma2;
 mod gemma3;
+mod glm;
+mod gpt_oss;
+mod granite;
 pub mod hf_config;
 pub mod hparams;
 mod keys;
@@ -12,12 +17,11 @@ mod layout;
 mod llama;
 mod names;
 mod olmo;
+mod phi;
 mod qwen;
 mod ranges;
 pub mod rope;
 pub mod tensor_class;
-
-use std::ops::Range;
 
 use anyhow::{Result, bail};
 
@@ -26,13 +30,29 @@ pub use crate::graph::Expected;
 use crate::graph::Graph;
 use crate::kernels::rope::RopeStyle;
 pub use hf_config::HfConfig;
-pub use hparams::Hparams;
+pub use hparams::{Hparams, Keys};
 use layout::Layout;
 pub use names::Place;
 
 /// Every family that has a forward pass.
-static FAMILIES: &[&dyn Family] =
-    &[&gemma3::Gemma3, &llama::Llama, &llama::SmolLm3, &olmo::Olmo2, &qwen::QWEN2, &qwen::QWEN3, &qwen::QWEN3_MOE];
+static FAMILIES: &[&dyn Family] = &[
+    &cohere::Cohere2,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &glm::Glm4,
+    &glm::Glm4Moe,
+    &gpt_oss::GptOss,
+    &granite::GRANITE,
+    &granite::GRANITE_MOE,
+    &llama::Llama,
+    &llama::SmolLm3,
+    &olmo::Olmo2,
+    &phi::Phi3,
+    &qwen::QWEN2,
+    &qwen::QWEN2_MOE,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,47 +71,32 @@ pub enum Transform {
         first: usize,
         count: usize,
     },
+    /// Row r of each matrix of a stack is column `step r + first`.
+    Transposed {
+        step: usize,
+        first: usize,
+    },
+    /// Element i of each row is the one at `step i + first`.
+    EachColumn {
+        step: usize,
+        first: usize,
+    },
 }
 
 impl Transform {
-    /// Whether rows change their places.
-    pub fn moves_rows(self) -> bool {
-        matches!(self, Transform::PairRows { .. } | Transform::CutRows { .. })
-    }
-
     /// The shape of the source of a tensor of this shape, columns first.
     pub fn source_dims(self, dims: &[u64]) -> Vec<u64> {
         let mut dims = dims.to_vec();
-        if let (Transform::CutRows { period, count, .. }, Some(rows)) = (self, dims.get_mut(1)) {
-            *rows = *rows / count as u64 * period as u64;
+        match self {
+            Transform::None | Transform::AddOne | Transform::PairRows { .. } => {}
+            Transform::CutRows { period, count, .. } => dims[1] = dims[1] / count as u64 * period as u64,
+            Transform::Transposed { step, .. } => {
+                dims.swap(0, 1);
+                dims[0] *= step as u64;
+            }
+            Transform::EachColumn { step, .. } => dims[0] *= step as u64,
         }
         dims
-    }
-
-    /// The source rows among which are those that become `wanted` of `rows`: whole heads.
-    pub fn source_rows(self, wanted: Range<usize>, rows: usize) -> Range<usize> {
-        match self {
-            Transform::None | Transform::AddOne => wanted,
-            Transform::PairRows { heads } => {
-                let head_dim = rows / heads;
-                wanted.start / head_dim * head_dim..wanted.end.next_multiple_of(head_dim)
-            }
-            Transform::CutRows { .. } if wanted.is_empty() => 0..0,
-            Transform::CutRows { .. } => self.source_row(wanted.start, rows)..self.source_row(wanted.end - 1, rows) + 1,
-        }
-    }
-
-    /// The source row that becomes row `row` of `rows`.
-    pub fn source_row(self, row: usize, rows: usize) -> usize {
-        match self {
-            Transform::None | Transform::AddOne => row,
-            Transform::PairRows { heads } => {
-                let head_dim = rows / heads;
-                let (head, inside) = (row / head_dim, row % head_dim);
-                head * head_dim + (inside % 2) * (head_dim / 2) + inside / 2
-            }
-            Transform::CutRows { period, first, count } => row / count * period + first + row % count,
-        }
     }
 }
 
@@ -151,7 +156,7 @@ pub trait Family: Sync {
     }
 
     /// llama.cpp's own defaults, and what its metadata have no key for.
-    fn complete(&self, _hparams: &mut Hparams, _metadata: &Metadata) -> Result<()> {
+    fn complete(&self, _hparams: &mut Hparams, _keys: &Keys) -> Result<()> {
         Ok(())
     }
 
@@ -164,7 +169,8 @@ pub trait Family: Sync {
         if !self.layout().partial_rope {
             hparams.check_whole_heads_rotate()?;
         }
-        self.complete(&mut hparams, metadata)?;
+        hparams.norm = self.layout().norm;
+        self.complete(&mut hparams, &Keys { metadata, architecture: self.architecture() })?;
         Ok(hparams)
     }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::hparams::Layers;
+use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::{HeadNorms, Layout, Norms};
 use super::{Family, HfConfig, Hparams, names};
@@ -21,7 +21,7 @@ const LAYOUT: Layout = Layout {
 };
 
 /// transformers' defaults: `Olmo2Config`, `Olmo3Config`.
-const DEFAULTS: Defaults = Defaults { rms_eps: 1e-5, ..Defaults::USUAL };
+const DEFAULTS: Defaults = Defaults { eps: 1e-5, ..Defaults::USUAL };
 /// Of OLMo 3, which has a window.
 const OLMO3: &str = "Olmo3ForCausalLM";
 const WINDOW: u32 = 4096;
@@ -66,7 +66,7 @@ impl Family for Olmo2 {
         Ok(metadata)
     }
 
-    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
+    fn complete(&self, hparams: &mut Hparams, _: &Keys) -> Result<()> {
         if hparams.window.is_some() {
             hparams.unwindowed.get_or_insert(Layers::Each(PATTERN));
             // of the same base, but not stretched

@@ -4,9 +4,10 @@
 use anyhow::{Result, bail};
 
 use super::hf_config::HfScaling;
+use super::hparams::Keys;
 use super::keys::{self, Defaults};
 use super::layout::{HeadNorms, Layout};
-use super::{Family, HfConfig, Hparams, experts};
+use super::{Family, HfConfig, Hparams, experts, names};
 use crate::gguf::Metadata;
 use crate::kernels::rope::RopeStyle;
 
@@ -22,6 +23,18 @@ const NORMED_HEADS: Layout = Layout { head_norms: HeadNorms::Heads, ..Layout::LL
 
 pub(super) static QWEN2: Qwen =
     Qwen { architecture: "qwen2", hf_architectures: &["Qwen2ForCausalLM"], layout: Layout::LLAMA, head_dim: None };
+
+pub(super) static QWEN2_MOE: Qwen = Qwen {
+    architecture: "qwen2moe",
+    hf_architectures: &["Qwen2MoeForCausalLM"],
+    layout: Layout {
+        names: &[names::NORMS_BEFORE, names::ATTENTION, experts::SHARED_WITH_GATE],
+        shared_gate: true,
+        experts: Some(&experts::MLP_EXPERTS),
+        ..Layout::LLAMA
+    },
+    head_dim: None,
+};
 
 pub(super) static QWEN3: Qwen =
     Qwen { architecture: "qwen3", hf_architectures: &["Qwen3ForCausalLM"], layout: NORMED_HEADS, head_dim: Some(128) };
@@ -64,8 +77,9 @@ impl Qwen {
         {
             refuse("`mlp_only_layers`")?;
         }
-        if !config.bool("norm_topk_prob")?.unwrap_or(false) {
-            refuse("`norm_topk_prob` of false")?;
+        let normalizes = config.bool("norm_topk_prob")?.unwrap_or(false);
+        if normalizes == self.layout.shared_gate {
+            refuse(&format!("`norm_topk_prob` of {normalizes}"))?;
         }
         Ok(())
     }
@@ -96,10 +110,20 @@ impl Family for Qwen {
             let hidden = config.size("moe_intermediate_size")?;
             metadata.set(format!("{}.expert_feed_forward_length", self.architecture), hidden);
         }
+        if let Some(width) = config.u32("shared_expert_intermediate_size")?.filter(|_| self.layout.shared_gate) {
+            metadata.set(format!("{}.expert_shared_feed_forward_length", self.architecture), width);
+        }
         Ok(metadata)
     }
 
-    fn complete(&self, hparams: &mut Hparams, _: &Metadata) -> Result<()> {
-        if self.layout.experts.is_some() { hparams.check_mixture() } else { Ok(()) }
+    fn complete(&self, hparams: &mut Hparams, _: &Keys) -> Result<()> {
+        if self.layout.experts.is_some() {
+            hparams.check_mixture()?;
+        }
+        if let Some(mixture) = hparams.mixture.as_mut().filter(|_| self.layout.shared_gate) {
+            mixture.routing.normalizes = false;
+            mixture.shared_ff.get_or_insert(hparams.n_ff);
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::graph::{LinearInput, Matrix, NoTap, Tap};
 use crate::kernels::kld::{self, KldState, TokenStats};
 use crate::kernels::logit_shape::{LogitShape, shape_logits};
 use crate::kernels::matmul::matmul;
-use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::norm::{NormParams, norm};
 use crate::kernels::weight::Weight;
 use crate::progress::Progress;
 use crate::source::Model;
@@ -100,7 +100,7 @@ impl Stream<'_> {
     /// The final norm of the hidden states of one batch at the positions `scored` of each chunk.
     pub(super) fn norm_batch(
         &self,
-        norm: &Buffer,
+        weight: &Buffer,
         batch: usize,
         hidden: &Buffer,
         scored: &Range<usize>,
@@ -116,7 +116,8 @@ impl Stream<'_> {
             self.device.copy(hidden, from, &picked, to, scored.len() * row)?;
         }
         let normed = self.device.alloc("final states", count * row)?;
-        rms_norm(self.device, &picked, norm, &normed, count, width, hparams.rms_eps)?;
+        let params = NormParams { kind: hparams.norm, rows: count, width, eps: hparams.norm_eps };
+        norm(self.device, &picked, weight, &normed, params)?;
         Ok(normed)
     }
 }

@@ -15,7 +15,8 @@ use crate::graph::vanishing::{Rows, lifted};
 use crate::graph::{Matrix, NoTap, Tap};
 use crate::kernels::logit_shape::{LogitShape, shape_logits_backward};
 use crate::kernels::matmul_transposed::matmul_transposed;
-use crate::kernels::rms_norm_backward::rms_norm_backward;
+use crate::kernels::norm::NormParams;
+use crate::kernels::norm_backward::norm_backward;
 use crate::kernels::sample_gradient;
 use crate::progress::Progress;
 
@@ -159,7 +160,8 @@ fn norm_gradient(stream: &Stream, gradient: &mut HiddenStates, inputs: &mut Spil
         let tokens = stream.batch_tokens(batch).len();
         let rows = Rows { tokens, seq_len: stream.seq_len, groups: 1, width: hparams.n_embd };
         let x = lifted(device, &x, rows, None)?.unwrap_or(x);
-        rms_norm_backward(device, &x, &norm, &dy, &dx, tokens, hparams.n_embd, hparams.rms_eps, false)?;
+        let params = NormParams { kind: hparams.norm, rows: tokens, width: hparams.n_embd, eps: hparams.norm_eps };
+        norm_backward(device, &x, &norm, &dy, &dx, params, false)?;
         gradient.put(batch, dx)?;
     }
     Ok(())

@@ -53,6 +53,11 @@ impl Metadata {
         }
     }
 
+    /// Sets all keys of another.
+    pub fn extend(&mut self, other: Metadata) {
+        other.pairs.into_iter().for_each(|(key, value)| self.set(key, value));
+    }
+
     /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let place = self.places.remove(key)?;

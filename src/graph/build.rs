@@ -1,8 +1,11 @@
 //! Composing a layer.
 
-use super::ops::{Add, Attend, Attention, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing};
+use super::ops::{
+    Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing, Scale, SigmoidGate,
+};
 use super::{Expected, Graph, Operation, Value};
 use crate::kernels::glu::Activation;
+use crate::kernels::norm::NormKind;
 
 /// Adds operations one after the other. Every method returns the value that its operation writes.
 pub struct Builder<'a> {
@@ -14,6 +17,7 @@ pub struct Builder<'a> {
     /// What the last norm of the residual stream has read.
     normed: Option<Value>,
     rms_eps: f32,
+    norm_kind: NormKind,
     has_tensor: &'a dyn Fn(&str) -> bool,
     prefix: String,
 }
@@ -28,9 +32,15 @@ impl<'a> Builder<'a> {
             stream: vec![Value::INPUT],
             normed: None,
             rms_eps,
+            norm_kind: NormKind::Rms,
             has_tensor,
             prefix: format!("blk.{il}."),
         }
+    }
+
+    /// The kind of all norms from here on; before, it is [`NormKind::Rms`].
+    pub fn set_norms(&mut self, kind: NormKind) {
+        self.norm_kind = kind;
     }
 
     /// The layer, which ends in `output`.
@@ -71,7 +81,7 @@ impl<'a> Builder<'a> {
         dst
     }
 
-    /// A norm over whole rows.
+    /// A norm over whole rows, without a bias.
     pub fn norm(&mut self, src: Value, stem: &str) -> Value {
         let width = self.width(src);
         self.norm_of_groups(src, stem, width)
@@ -79,14 +89,26 @@ impl<'a> Builder<'a> {
 
     /// A norm over each `width` columns, such as those of a head.
     pub fn norm_of_groups(&mut self, src: Value, stem: &str, width: usize) -> Value {
+        let weight = self.weight(stem, &[width]);
+        self.norm_with(src, weight, width)
+    }
+
+    /// The same where the model has the tensor; the value itself where it does not.
+    pub fn norm_of_groups_if_there(&mut self, src: Value, stem: &str, width: usize) -> Value {
+        match self.optional(&format!("{stem}.weight"), &[width]) {
+            Some(weight) => self.norm_with(src, weight, width),
+            None => src,
+        }
+    }
+
+    fn norm_with(&mut self, src: Value, weight: String, width: usize) -> Value {
         let is_stream = self.stream.contains(&src);
         if is_stream {
             self.normed = Some(src);
         }
         let behind = self.normed.filter(|_| !is_stream);
-        let weight = self.weight(stem, &[width]);
         let dst = self.value(self.width(src));
-        self.push(Norm { src, dst, weight, width, eps: self.rms_eps, is_stream, behind })
+        self.push(Norm { src, dst, weight, kind: self.norm_kind, width, eps: self.rms_eps, is_stream, behind })
     }
 
     fn product(&mut self, src: Value, stem: &str, rows: usize, add: Option<Value>) -> Value {
@@ -108,6 +130,18 @@ impl<'a> Builder<'a> {
         sum
     }
 
+    /// `count` columns of a value, from `first` on.
+    pub fn columns(&mut self, src: Value, first: usize, count: usize) -> Value {
+        let dst = self.value(count);
+        self.push(Columns { src, dst, first, count })
+    }
+
+    /// A value times a number.
+    pub fn scale(&mut self, src: Value, factor: f32) -> Value {
+        let dst = self.value(self.width(src));
+        self.push(Scale { src, dst, factor })
+    }
+
     /// residual + value.
     pub fn add(&mut self, residual: Value, value: Value) -> Value {
         let dst = self.value(self.width(residual));
@@ -121,20 +155,23 @@ impl<'a> Builder<'a> {
         self.push(Rope { src, dst, rotate })
     }
 
-    /// Causal grouped-query attention.
-    pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend) -> Value {
+    /// Causal grouped-query attention, with sinks if they have a stem.
+    pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend, sinks: Option<&str>) -> Value {
+        let sinks = sinks.map(|stem| self.weight(stem, &[attend.heads]));
         let dst = self.value(self.width(q));
-        self.push(Attention { q, k, v, dst, attend })
+        self.push(Attention { q, k, v, dst, sinks, attend })
     }
 
     /// What each expert counts for each token, from scores `[tokens, experts]`.
+    /// A bias of their choice is used where there is one.
     pub fn router(&mut self, src: Value, routing: Routing) -> Value {
+        let bias = self.optional("exp_probs_b.bias", &[routing.experts]);
         let dst = self.value(routing.experts);
-        self.push(Router { src, dst, routing })
+        self.push(Router { src, dst, bias, routing })
     }
 
     /// The sum of what experts make of `src`, as much of each as `shares` say. Stems of the stacks of gate, up and down matrices, with
-    /// `hidden` columns between them.
+    /// `hidden` columns between them, each with a bias where there is one.
     pub fn experts(
         &mut self,
         src: Value,
@@ -146,8 +183,16 @@ impl<'a> Builder<'a> {
         let (width, count) = (self.width(src), self.width(shares));
         let [gate, up] = [stems[0], stems[1]].map(|stem| self.weight(stem, &[width, hidden, count]));
         let down = self.weight(stems[2], &[hidden, width, count]);
+        let mut bias = |stem: &str, rows| self.optional(&format!("{stem}.bias"), &[rows, count]);
+        let biases = [bias(stems[0], hidden), bias(stems[1], hidden), bias(stems[2], width)];
         let dst = self.value(width);
-        self.push(Experts { src, shares, dst, gate, up, down, width, hidden, count, activation })
+        self.push(Experts { src, shares, dst, gate, up, down, biases, width, hidden, count, activation })
+    }
+
+    /// src * sigmoid(gate), with a gate for each column or one for all.
+    pub fn sigmoid_gate(&mut self, src: Value, gate: Value) -> Value {
+        let dst = self.value(self.width(src));
+        self.push(SigmoidGate { src, gate, dst })
     }
 
     /// activation(gate) * up.

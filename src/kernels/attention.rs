@@ -30,6 +30,8 @@ pub struct AttentionParams {
     pub scale: f32,
     /// Keys that a query sees, its own included; all before it if none.
     pub window: Option<usize>,
+    /// A scaled score s becomes softcap tanh(s / softcap).
+    pub softcap: Option<f32>,
 }
 
 #[repr(C)]
@@ -41,7 +43,9 @@ pub(super) struct Params {
     quads: u32,
     window: u32,
     scale: f32,
-    pad: [u32; 2],
+    /// 0 if there is none.
+    softcap: f32,
+    has_sinks: u32,
 }
 
 impl AttentionParams {
@@ -65,21 +69,28 @@ impl AttentionParams {
             self.kv_heads
         );
         ensure!(self.window != Some(0), "an attention window of no tokens");
+        let caps = |cap: f32| cap > 0.0 && cap.is_finite();
+        ensure!(self.softcap.is_none_or(caps), "scores of attention cannot be capped at `{:?}`", self.softcap);
         Ok(())
     }
 
-    /// Fails unless x is `[tokens, heads, head_dim]`, or the same with `kv_heads`.
-    pub(super) fn expect(&self, query_sided: &[(&str, &Buffer)], key_sided: &[(&str, &Buffer)]) -> Result<()> {
+    /// Fails unless x is `[tokens, heads, head_dim]`, or the same with `kv_heads`, and there is a sink for each head.
+    pub(super) fn expect(
+        &self,
+        query_sided: &[(&str, &Buffer)],
+        key_sided: &[(&str, &Buffer)],
+        sinks: Option<&Buffer>,
+    ) -> Result<()> {
         for (role, buffer) in query_sided {
             buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.q_width())?;
         }
         for (role, buffer) in key_sided {
             buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.kv_width())?;
         }
-        Ok(())
+        sinks.map_or(Ok(()), |sinks| sinks.expect_words("sinks of attention", self.heads))
     }
 
-    pub(super) fn shader_params(&self) -> Result<Params> {
+    pub(super) fn shader_params(&self, has_sinks: bool) -> Result<Params> {
         ensure!(
             self.head_dim.is_multiple_of(4) && self.head_dim <= 256,
             "heads must be of at most 256 elements, a multiple of 4, on a GPU: `{}`",
@@ -92,8 +103,14 @@ impl AttentionParams {
             quads: word(self.head_dim / 4)?,
             window: word(self.window.unwrap_or(self.seq_len).min(self.seq_len))?,
             scale: self.scale,
-            pad: [0; 2],
+            softcap: self.softcap.unwrap_or(0.0),
+            has_sinks: has_sinks.into(),
         })
+    }
+
+    /// The factor that [`Inputs::scores`] still lacks.
+    pub(super) fn missing_scale(&self) -> f32 {
+        if self.softcap.is_some() { 1.0 } else { self.scale }
     }
 
     /// Operations of one product of 16 rows with all the keys they see, on average.
@@ -109,6 +126,7 @@ impl AttentionParams {
 }
 
 /// out `[tokens, heads, head_dim]` = softmax(q k^T scale, causal per sequence) v; k and v are `[tokens, kv_heads, head_dim]`.
+/// `sinks` `[heads]` are one more score for every query of a head, whose probability goes nowhere.
 ///
 /// # Errors
 /// If a buffer is too small, on a GPU larger than a binding, or if the heads do not divide.
@@ -117,31 +135,34 @@ pub fn attention(
     q: &Buffer,
     k: &Buffer,
     v: &Buffer,
+    sinks: Option<&Buffer>,
     out: &Buffer,
     params: AttentionParams,
 ) -> Result<()> {
     params.check()?;
-    params.expect(&[("q", q), ("out", out)], &[("k", k), ("v", v)])?;
+    params.expect(&[("q", q), ("out", out)], &[("k", k), ("v", v)], sinks)?;
     match dev {
         Device::Cpu(_) => {
-            twin(&q.view()?, &k.view()?, &v.view()?, &mut out.view_mut()?, params);
+            let sinks = sinks.map(Buffer::view).transpose()?;
+            twin(&q.view()?, &k.view()?, &v.view()?, sinks.as_deref(), &mut out.view_mut()?, params);
             Ok(())
         }
         Device::Gpu(gpu) => gpu.run(&Call {
             shader: "attention",
             weight: None,
             overrides: &[],
-            bindings: &[q, k, v, out],
-            params: bytemuck::bytes_of(&params.shader_params()?),
+            // something has to be bound
+            bindings: &[q, k, v, sinks.unwrap_or(q), out],
+            params: bytemuck::bytes_of(&params.shader_params(sinks.is_some())?),
             groups: params.sequences * params.heads * params.seq_len.div_ceil(GROUP_ROWS),
             group_cost: 3.0 * params.group_cost(),
         }),
     }
 }
 
-pub fn twin(q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], params: AttentionParams) {
+pub fn twin(q: &[f32], k: &[f32], v: &[f32], sinks: Option<&[f32]>, out: &mut [f32], params: AttentionParams) {
     let AttentionParams { sequences, seq_len, heads, head_dim, .. } = params;
-    let inputs = Inputs { q, k, v, params };
+    let inputs = Inputs { q, k, v, sinks, params };
     let width = params.q_width();
     let blocks = seq_len.div_ceil(QUERIES);
     let out = Disjoint::new(&mut out[..params.tokens() * width]);
@@ -164,6 +185,7 @@ pub(super) struct Inputs<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
+    pub(super) sinks: Option<&'a [f32]>,
     pub(super) params: AttentionParams,
 }
 
@@ -174,7 +196,7 @@ pub(super) struct Scratch {
     pub(super) tile: Vec<f32>,
     /// Output of the block of queries, `[queries, head_dim]`.
     pub(super) mixed: Vec<f32>,
-    /// Per query of the block: running maximum, and sum of the softmax.
+    /// Per query of the block: running maximum, and sum of the softmax, those of the sink included.
     pub(super) largest: Vec<f32>,
     pub(super) total: Vec<f32>,
 }
@@ -202,7 +224,7 @@ impl<'a> Inputs<'a> {
         (first..end).step_by(KEYS).map(move |key| key..end.min(key + KEYS))
     }
 
-    /// Unscaled scores of a tile, `[queries, keys]`.
+    /// Scores of a tile, `[queries, keys]`: unscaled ones, or scaled and capped ones.
     pub(super) fn scores(
         &self,
         sequence: usize,
@@ -216,6 +238,9 @@ impl<'a> Inputs<'a> {
         let k = self.key_side(self.k, sequence, self.kv_head(head), keys.start);
         let shape = [queries.len(), keys.len(), self.params.head_dim];
         multiply(tile, keys.len(), shape, q, k.transposed(), false, Threads::One);
+        if let Some(cap) = self.params.softcap {
+            tile.iter_mut().for_each(|score| *score = cap * tanh(*score * self.params.scale / cap));
+        }
     }
 
     /// Leaves the normalized output of a block of queries in `scratch.mixed`, with the state of the softmax.
@@ -225,14 +250,15 @@ impl<'a> Inputs<'a> {
         mixed.clear();
         mixed.resize(queries.len() * head_dim, 0.0);
         largest.clear();
-        largest.resize(queries.len(), -1e30);
+        let (highest, sum) = self.sinks.map_or((-1e30, 0.0), |sinks| (sinks[head], 1.0));
+        largest.resize(queries.len(), highest);
         total.clear();
-        total.resize(queries.len(), 0.0);
+        total.resize(queries.len(), sum);
         for keys in self.key_tiles(&queries) {
             self.scores(sequence, head, &queries, &keys, tile);
             for (i, row) in tile.chunks_exact_mut(keys.len()).enumerate() {
                 let seen = within(&self.params.seen(queries.start + i), &keys);
-                let shrink = soften(row, seen, self.params.scale, &mut largest[i], &mut total[i]);
+                let shrink = soften(row, seen, self.params.missing_scale(), &mut largest[i], &mut total[i]);
                 mixed[i * head_dim..][..head_dim].iter_mut().for_each(|value| *value *= shrink);
             }
             let v = self.key_side(self.v, sequence, self.kv_head(head), keys.start);
@@ -268,4 +294,10 @@ fn soften(row: &mut [f32], seen: Range<usize>, scale: f32, largest: &mut f32, to
     *total = *total * shrink + row.iter().sum::<f32>();
     *largest = highest;
     shrink
+}
+
+/// Without ever making an infinity, however large x.
+fn tanh(x: f32) -> f32 {
+    let small = exp(-2.0 * x.abs());
+    ((1.0 - small) / (1.0 + small)).copysign(x)
 }

@@ -18,6 +18,7 @@ pub fn attention_backward(
     q: &Buffer,
     k: &Buffer,
     v: &Buffer,
+    sinks: Option<&Buffer>,
     dout: &Buffer,
     dq: &Buffer,
     dk: &Buffer,
@@ -25,17 +26,18 @@ pub fn attention_backward(
     params: AttentionParams,
 ) -> Result<()> {
     params.check()?;
-    params.expect(&[("q", q), ("dout", dout), ("dq", dq)], &[("k", k), ("v", v), ("dk", dk), ("dv", dv)])?;
+    params.expect(&[("q", q), ("dout", dout), ("dq", dq)], &[("k", k), ("v", v), ("dk", dk), ("dv", dv)], sinks)?;
     match dev {
         Device::Cpu(_) => {
             let (q, k, v, dout) = (q.view()?, k.view()?, v.view()?, dout.view()?);
             let gradients = [&mut *dq.view_mut()?, &mut *dk.view_mut()?, &mut *dv.view_mut()?];
-            twin(&q, &k, &v, &dout, gradients, params);
+            let sinks = sinks.map(Buffer::view).transpose()?;
+            twin(&q, &k, &v, sinks.as_deref(), &dout, gradients, params);
             Ok(())
         }
         Device::Gpu(gpu) => {
             let stats = dev.alloc("attention statistics", params.tokens() * params.heads * 8)?;
-            record(gpu, [q, k, v, dout], &stats, [dq, dk, dv], params)
+            record(gpu, [q, k, v, dout], sinks, &stats, [dq, dk, dv], params)
         }
     }
 }
@@ -43,12 +45,13 @@ pub fn attention_backward(
 fn record(
     gpu: &GpuDevice,
     [q, k, v, dout]: [&Buffer; 4],
+    sinks: Option<&Buffer>,
     stats: &Buffer,
     [dq, dk, dv]: [&Buffer; 3],
     params: AttentionParams,
 ) -> Result<()> {
     let blocks = params.sequences * params.seq_len.div_ceil(GROUP_ROWS);
-    let shader_params = params.shader_params()?;
+    let shader_params = params.shader_params(sinks.is_some())?;
     let call = |shader, bindings: &[&Buffer], groups, products| {
         gpu.run(&Call {
             shader,
@@ -61,19 +64,28 @@ fn record(
         })
     };
     let sharing = (params.heads / params.kv_heads) as f64;
-    call("attention_stats", &[q, k, v, dout, stats], blocks * params.heads, 3.0)?;
+    // something has to be bound
+    call("attention_stats", &[q, k, v, sinks.unwrap_or(q), dout, stats], blocks * params.heads, 3.0)?;
     call("attention_backward_q", &[q, k, v, dout, stats, dq], blocks * params.heads, 4.0)?;
     call("attention_backward_kv", &[q, k, v, dout, stats, dk, dv], blocks * params.kv_heads, 5.0 * sharing)
 }
 
 /// `gradients` are dq, dk, dv.
-pub fn twin(q: &[f32], k: &[f32], v: &[f32], dout: &[f32], gradients: [&mut [f32]; 3], params: AttentionParams) {
+pub fn twin(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    sinks: Option<&[f32]>,
+    dout: &[f32],
+    gradients: [&mut [f32]; 3],
+    params: AttentionParams,
+) {
     let [dq, dk, dv] = gradients;
     dq[..params.tokens() * params.q_width()].fill(0.0);
     dk[..params.tokens() * params.kv_width()].fill(0.0);
     dv[..params.tokens() * params.kv_width()].fill(0.0);
     let backward = Backward {
-        inputs: Inputs { q, k, v, params },
+        inputs: Inputs { q, k, v, sinks, params },
         dout,
         dq: Disjoint::new(dq),
         dk: Disjoint::new(dk),
@@ -110,8 +122,8 @@ struct Tiles {
 impl Backward<'_> {
     /// Adds what a block of queries of one head contributes.
     fn block(&self, sequence: usize, head: usize, queries: std::ops::Range<usize>, tiles: &mut Tiles) {
-        let Inputs { q, k, v, params } = self.inputs;
-        let AttentionParams { seq_len, head_dim, scale, .. } = params;
+        let Inputs { q, k, v, params, .. } = self.inputs;
+        let AttentionParams { seq_len, head_dim, .. } = params;
         let Tiles { forward, changes } = tiles;
         self.inputs.attend(sequence, head, queries.clone(), forward);
         let dout = self.inputs.query_side(self.dout, sequence, head, queries.start);
@@ -137,7 +149,7 @@ impl Backward<'_> {
             let rows = forward.tile.chunks_exact_mut(n).zip(changes.chunks_exact_mut(n)).zip(&known);
             for (i, ((tile, changes), known)) in rows.enumerate() {
                 let seen = within(&params.seen(queries.start + i), &keys);
-                differentiate(tile, changes, seen, scale, *known);
+                differentiate(tile, changes, seen, &params, *known);
             }
             let (p, ds) = (Mat::rows(&forward.tile, n), Mat::rows(changes, n));
             let at_keys = (sequence * seq_len + keys.start) * params.kv_width() + kv_head * head_dim;
@@ -154,12 +166,12 @@ impl Backward<'_> {
     }
 }
 
-/// Scores become probabilities, gradients of probabilities become gradients of unscaled scores; zero where not seen.
+/// Scores become probabilities, gradients of probabilities become gradients of the products; zero where not seen.
 fn differentiate(
     tile: &mut [f32],
     changes: &mut [f32],
     seen: std::ops::Range<usize>,
-    scale: f32,
+    params: &AttentionParams,
     (log_total, along): (f32, f32),
 ) {
     for outside in [0..seen.start, seen.end..tile.len()] {
@@ -167,8 +179,9 @@ fn differentiate(
         changes[outside].fill(0.0);
     }
     for (score, change) in tile[seen.clone()].iter_mut().zip(&mut changes[seen]) {
-        let probability = exp(*score * scale - log_total);
+        let probability = exp(*score * params.missing_scale() - log_total);
+        let slope = params.softcap.map_or(1.0, |cap| 1.0 - (*score / cap).powi(2));
         *score = probability;
-        *change = probability * (*change - along) * scale;
+        *change = probability * (*change - along) * params.scale * slope;
     }
 }

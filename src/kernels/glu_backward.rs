@@ -7,7 +7,7 @@ use super::glu::{Activation, Params};
 use super::{Call, ELEMENTS_PER_GROUP};
 use crate::device::{Buffer, Device};
 
-/// dgate = dout * up * activation'(gate), dup = dout * activation(gate), for `len` elements.
+/// dgate = dout * up * activation'(gate), dup = dout * activation(gate), for `len` elements; 0 beyond a bound.
 ///
 /// # Errors
 /// If a buffer is too small, or on a GPU larger than a binding.
@@ -42,8 +42,9 @@ pub fn glu_backward(
 fn twin(activation: Activation, [gate, up, dout]: [&[f32]; 3], dgate: &mut [f32], dup: &mut [f32]) {
     let all = dgate.par_iter_mut().zip(dup).zip(gate).zip(up).zip(dout).with_min_len(4096);
     all.for_each(|((((dgate, dup), gate), up), dout)| {
-        let (s, slope) = activation.gate(*gate);
-        *dgate = dout * up * s * (1.0 + gate * slope * (1.0 - s));
-        *dup = dout * gate * s;
+        let ([gate, up], inside) = activation.bounded(*gate, *up);
+        let (s, slope) = activation.gate(gate);
+        *dgate = dout * up * s * (1.0 + gate * slope * (1.0 - s)) * inside[0];
+        *dup = dout * gate * s * inside[1];
     });
 }

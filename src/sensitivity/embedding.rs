@@ -79,7 +79,7 @@ const NOTHING: f64 = 0.01;
 
 /// What a norm divides the square of each row by: its mean square, but no less than the norm's epsilon. None for rows that vanish.
 fn normed_sizes(model: &Model, embedding: &Tensor) -> Result<Vec<Option<f64>>> {
-    let eps = f64::from(model.hparams.rms_eps);
+    let eps = f64::from(model.hparams.norm_eps);
     let size = |square: f64| (square > 0.0 && square >= NOTHING * eps).then(|| square.max(eps));
     Ok(mean_squares(model, embedding)?.into_iter().map(size).collect())
 }

@@ -13,6 +13,7 @@ use super::checkpoint::listing;
 use super::container::Container;
 use super::gguf::GgufContainer;
 use super::location::download_hint;
+use super::rearranged::Rearranged;
 use crate::arch::{Expected, Hparams, Transform};
 use crate::gguf::{GgufFile, Metadata, SplitName, TensorPlan};
 use crate::quant::{self, GgmlType};
@@ -258,28 +259,9 @@ impl Weights {
 
     /// Rows of a tensor in the type that its container has.
     fn stored_rows(&self, tensor: &Tensor, stored: &StoredAs, rows: Range<usize>) -> Result<Vec<u8>> {
-        // what a transform moves are the rows of a matrix, but the elements of a bias
-        let is_bias = stored.transform.moves_rows() && tensor.dims.len() <= 1;
-        let (units, unit_len, unit_count) = if is_bias {
-            (rows.start * tensor.cols..rows.end * tensor.cols, 1, tensor.cols)
-        } else {
-            (rows, tensor.cols, tensor.rows)
-        };
-        let unit_bytes = stored.ty.bytes_for(unit_len as u64) as usize;
-        let read = |units: &Range<usize>| {
-            self.container.read(stored.index, (units.start * unit_bytes) as u64..(units.end * unit_bytes) as u64)
-        };
-        if !stored.transform.moves_rows() {
-            return read(&units);
-        }
-        let span = stored.transform.source_rows(units.clone(), unit_count);
-        let bytes = read(&span)?;
-        let mut moved = Vec::with_capacity(units.len() * unit_bytes);
-        for unit in units {
-            let start = (stored.transform.source_row(unit, unit_count) - span.start) * unit_bytes;
-            moved.extend_from_slice(&bytes[start..start + unit_bytes]);
-        }
-        Ok(moved)
+        let read = |bytes: Range<usize>| self.container.read(stored.index, bytes.start as u64..bytes.end as u64);
+        let StoredAs { ty, transform, .. } = *stored;
+        Rearranged { transform, dims: &tensor.dims, ty, read: &read }.rows(rows)
     }
 
     /// Fails unless every required tensor is there and every known one has its shape; warns of tensors that are not

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 16] = [
+pub const CASES: [&str; 29] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -30,6 +30,19 @@ pub const CASES: [&str; 16] = [
     "qwen2",
     "qwen3moe",
     "mixtral",
+    "cohere2",
+    "fused-longrope",
+    "fused-qkv",
+    "gemma2",
+    "glm4",
+    "glm4moe",
+    "gptoss",
+    "granite",
+    "granitemoe",
+    "olmo2",
+    "olmo3",
+    "qwen2moe",
+    "smollm3",
 ];
 
 /// `NAME.json` and `NAME.f32`.

@@ -8,7 +8,7 @@ use crate::common::{Random, assert_close, devices, widen};
 use crate::{differences, inner};
 
 /// Scores, softmax, mix, one query after the other.
-fn reference(q: &[f64], k: &[f64], v: &[f64], p: AttentionParams) -> Vec<f64> {
+fn reference(q: &[f64], k: &[f64], v: &[f64], sinks: Option<&[f64]>, p: AttentionParams) -> Vec<f64> {
     let mut out = vec![0.0; q.len()];
     let dim = p.head_dim;
     for sequence in 0..p.sequences {
@@ -20,9 +20,12 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], p: AttentionParams) -> Vec<f64> {
                 let first = query.saturating_sub(p.window.unwrap_or(p.seq_len) - 1);
                 let scores: Vec<f64> = (first..=query)
                     .map(|key| f64::from(p.scale) * inner(&q[at..at + dim], &k[key_at(key)..key_at(key) + dim]))
+                    .map(|score| p.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()))
                     .collect();
-                let max = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
-                let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let sink = sinks.map(|sinks| sinks[head]);
+                let all = || scores.iter().copied().chain(sink);
+                let max = all().fold(f64::MIN, f64::max);
+                let total: f64 = all().map(|s| (s - max).exp()).sum();
                 for (i, score) in scores.iter().enumerate() {
                     for d in 0..dim {
                         out[at + d] += (score - max).exp() / total * v[key_at(first + i) + d];
@@ -42,7 +45,7 @@ fn params(
     window: Option<usize>,
 ) -> AttentionParams {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionParams { sequences, seq_len, heads: heads[0], kv_heads: heads[1], head_dim, scale, window }
+    AttentionParams { sequences, seq_len, heads: heads[0], kv_heads: heads[1], head_dim, scale, window, softcap: None }
 }
 
 struct Inputs {
@@ -50,6 +53,12 @@ struct Inputs {
     k: Vec<f32>,
     v: Vec<f32>,
     dout: Vec<f32>,
+    sinks: Option<Vec<f32>>,
+}
+
+/// The same with scores capped at 1.5, which is below most.
+fn capped(p: AttentionParams) -> AttentionParams {
+    AttentionParams { softcap: Some(1.5), ..p }
 }
 
 fn inputs(p: AttentionParams) -> Inputs {
@@ -61,7 +70,12 @@ fn inputs(p: AttentionParams) -> Inputs {
         k: random.normals(narrow, 1.0),
         v: random.normals(narrow, 1.0),
         dout: random.normals(wide, 1.0),
+        sinks: None,
     }
+}
+
+fn inputs_with_sinks(p: AttentionParams) -> Inputs {
+    Inputs { sinks: Some(Random::new(2).normals(p.heads, 2.0)), ..inputs(p) }
 }
 
 fn upload(dev: &Device, values: &[f32]) -> Buffer {
@@ -71,7 +85,8 @@ fn upload(dev: &Device, values: &[f32]) -> Buffer {
 fn run(dev: &Device, x: &Inputs, p: AttentionParams) -> Vec<f32> {
     let (q, k, v) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v));
     let out = dev.alloc("out", x.q.len() * 4).unwrap();
-    attention(dev, &q, &k, &v, &out, p).unwrap();
+    let sinks = x.sinks.as_ref().map(|sinks| upload(dev, sinks));
+    attention(dev, &q, &k, &v, sinks.as_ref(), &out, p).unwrap();
     dev.read(&out).unwrap()
 }
 
@@ -79,8 +94,17 @@ fn run_backward(dev: &Device, x: &Inputs, p: AttentionParams) -> [Vec<f32>; 3] {
     let (q, k, v, dout) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v), upload(dev, &x.dout));
     // Old contents must not matter.
     let (dq, dk, dv) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v));
-    attention_backward(dev, &q, &k, &v, &dout, &dq, &dk, &dv, p).unwrap();
+    let sinks = x.sinks.as_ref().map(|sinks| upload(dev, sinks));
+    attention_backward(dev, &q, &k, &v, sinks.as_ref(), &dout, &dq, &dk, &dv, p).unwrap();
     [dev.read(&dq).unwrap(), dev.read(&dk).unwrap(), dev.read(&dv).unwrap()]
+}
+
+/// As it is, and with scores capped and sinks.
+fn variants(p: AttentionParams) -> [(AttentionParams, Inputs); 4] {
+    let both = [p, capped(p)];
+    let [plain, sunk] = [inputs, inputs_with_sinks].map(|inputs| both.map(|p| (p, inputs(p))));
+    let ([a, b], [c, d]) = (plain, sunk);
+    [a, b, c, d]
 }
 
 #[test]
@@ -96,10 +120,12 @@ fn attention_of_many_shapes() {
         params(1, 200, [2, 1], 20, None),
     ];
     for p in shapes {
-        let x = inputs(p);
-        let want = reference(&widen(&x.q), &widen(&x.k), &widen(&x.v), p);
-        for dev in devices() {
-            assert_close(&format!("{p:?} on {}", dev.name()), &run(&dev, &x, p), &want, 1e-11);
+        for (p, x) in variants(p) {
+            let sinks = x.sinks.as_deref().map(widen);
+            let want = reference(&widen(&x.q), &widen(&x.k), &widen(&x.v), sinks.as_deref(), p);
+            for dev in devices() {
+                assert_close(&format!("{p:?} on {}", dev.name()), &run(&dev, &x, p), &want, 1e-11);
+            }
         }
     }
 }
@@ -108,16 +134,19 @@ fn attention_of_many_shapes() {
 fn attention_backward_is_the_derivative() {
     let shapes = [params(2, 9, [4, 2], 8, None), params(1, 21, [2, 1], 12, Some(5)), params(1, 37, [1, 1], 4, None)];
     for p in shapes {
-        let x = inputs(p);
-        let (q, k, v, dout) = (widen(&x.q), widen(&x.k), widen(&x.v), widen(&x.dout));
-        let want = [
-            differences(&q, |q| inner(&reference(q, &k, &v, p), &dout)),
-            differences(&k, |k| inner(&reference(&q, k, &v, p), &dout)),
-            differences(&v, |v| inner(&reference(&q, &k, v, p), &dout)),
-        ];
-        for dev in devices() {
-            for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
-                assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, want, 1e-9);
+        for (p, x) in variants(p) {
+            let (q, k, v, dout) = (widen(&x.q), widen(&x.k), widen(&x.v), widen(&x.dout));
+            let sinks = x.sinks.as_deref().map(widen);
+            let loss = |q: &[f64], k: &[f64], v: &[f64]| inner(&reference(q, k, v, sinks.as_deref(), p), &dout);
+            let want = [
+                differences(&q, |q| loss(q, &k, &v)),
+                differences(&k, |k| loss(&q, k, &v)),
+                differences(&v, |v| loss(&q, &k, v)),
+            ];
+            for dev in devices() {
+                for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
+                    assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, want, 1e-9);
+                }
             }
         }
     }
@@ -133,11 +162,12 @@ fn attention_backward_agrees_between_devices_on_real_heads() {
         params(1, 150, [1, 1], 64, Some(64)),
     ];
     for p in shapes {
-        let x = inputs(p);
-        let want = run_backward(&Device::cpu(), &x, p);
-        for dev in devices() {
-            for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
-                assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, &widen(want), 1e-10);
+        for (p, x) in variants(p) {
+            let want = run_backward(&Device::cpu(), &x, p);
+            for dev in devices() {
+                for ((name, want), got) in ["dq", "dk", "dv"].iter().zip(&want).zip(run_backward(&dev, &x, p)) {
+                    assert_close(&format!("{name} of {p:?} on {}", dev.name()), &got, &widen(want), 1e-10);
+                }
             }
         }
     }
@@ -148,9 +178,26 @@ fn shapes_that_make_no_sense_are_refused() {
     for dev in devices() {
         let buffer = dev.alloc("buffer", 4096).unwrap();
         let out = dev.alloc("out", 4096).unwrap();
-        let refused = |p| attention(&dev, &buffer, &buffer, &buffer, &out, p).is_err();
+        let attend = |sinks, p| attention(&dev, &buffer, &buffer, &buffer, sinks, &out, p);
+        let refused = |p| attend(None, p).is_err();
         assert!(refused(params(1, 4, [3, 2], 8, None)), "heads do not divide");
         assert!(refused(params(1, 4, [2, 2], 8, Some(0))), "empty window");
         assert!(refused(params(9, 64, [2, 2], 8, None)), "too small");
+        assert!(refused(AttentionParams { softcap: Some(0.0), ..params(1, 4, [2, 2], 8, None) }), "capped to nothing");
+        let one = dev.alloc("one", 4).unwrap();
+        assert!(attend(Some(&one), params(1, 4, [2, 2], 8, None)).is_err(), "too few sinks");
+    }
+}
+
+#[test]
+fn scores_that_are_huge_stay_numbers() {
+    let p = params(1, 40, [2, 1], 16, None);
+    for (p, mut x) in [(p, inputs_with_sinks(p)), (capped(p), inputs_with_sinks(p))] {
+        x.q.iter_mut().for_each(|q| *q *= 1e12);
+        x.sinks = Some(vec![-1e30, 1e4]);
+        for dev in devices() {
+            let all = [run(&dev, &x, p)].into_iter().chain(run_backward(&dev, &x, p));
+            assert!(all.flatten().all(|value| value.is_finite()), "{p:?} on {}", dev.name());
+        }
     }
 }

@@ -20,13 +20,15 @@ pub struct Attend {
     pub scale: f32,
     /// Tokens that each sees, itself included, where it does not see all before it.
     pub window: Option<usize>,
+    /// A scaled score s becomes softcap tanh(s / softcap).
+    pub softcap: Option<f32>,
 }
 
 impl Attend {
     fn params(&self, batch: &Batch) -> AttentionParams {
-        let Attend { heads, kv_heads, head_dim, scale, window } = *self;
+        let Attend { heads, kv_heads, head_dim, scale, window, softcap } = *self;
         let (sequences, seq_len) = (batch.sequences, batch.seq_len);
-        AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, scale, window }
+        AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, scale, window, softcap }
     }
 }
 
@@ -36,6 +38,8 @@ pub struct Attention {
     pub k: Value,
     pub v: Value,
     pub dst: Value,
+    /// One more score for every query of a head.
+    pub sinks: Option<String>,
     pub attend: Attend,
 }
 
@@ -57,13 +61,14 @@ impl Operation for Attention {
     }
 
     fn weights(&self) -> Vec<WeightUse<'_>> {
-        Vec::new()
+        self.sinks.as_deref().map(WeightUse::Vector).into_iter().collect()
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
         let out = pass.output()?;
         let (q, k, v) = (pass.get(self.q), pass.get(self.k), pass.get(self.v));
-        attention(pass.batch.device, q, k, v, &out, self.attend.params(&pass.batch))
+        let sinks = self.sinks.as_ref().map(|name| pass.weights.vector(name));
+        attention(pass.batch.device, q, k, v, sinks, &out, self.attend.params(&pass.batch))
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
@@ -71,7 +76,8 @@ impl Operation for Attention {
         let (dq, dk, dv) = (pass.room(self.q)?, pass.room(self.k)?, pass.room(self.v)?);
         let (q, k, v) = (pass.get(self.q), pass.get(self.k), pass.get(self.v));
         let params = self.attend.params(&pass.batch);
-        attention_backward(pass.batch.device, q, k, v, &dy, &dq, &dk, &dv, params)?;
+        let sinks = self.sinks.as_ref().map(|name| pass.weights.vector(name));
+        attention_backward(pass.batch.device, q, k, v, sinks, &dy, &dq, &dk, &dv, params)?;
         pass.give(self.q, dq)?;
         pass.give(self.k, dk)?;
         pass.give(self.v, dv)

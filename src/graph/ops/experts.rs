@@ -10,7 +10,7 @@ use crate::kernels::add_rows::add_rows;
 use crate::kernels::gather_rows::{Rows, gather_rows};
 use crate::kernels::glu::{Activation, glu};
 use crate::kernels::glu_backward::glu_backward;
-use crate::kernels::matmul::matmul_rows;
+use crate::kernels::matmul::{matmul_rows, matmul_rows_add};
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::row_dot::row_dot;
 
@@ -24,6 +24,8 @@ pub struct Experts {
     pub gate: String,
     pub up: String,
     pub down: String,
+    /// Of gate, up and down, `[experts, rows]` each, where the model has them.
+    pub biases: [Option<String>; 3],
     /// Columns of src and dst.
     pub width: usize,
     /// Columns in between.
@@ -38,6 +40,8 @@ struct Asking {
     rows: Rows,
     /// The same places with 1 for each.
     plain: Rows,
+    /// As often the place of the expert itself.
+    expert: Rows,
     places: Vec<u32>,
     /// How many there are of each text.
     texts: Vec<usize>,
@@ -53,7 +57,8 @@ impl Asking {
         places.iter().for_each(|place| texts[*place as usize / batch.seq_len] += 1);
         let rows = Rows::upload(device, &places, &scales)?;
         let plain = rows.unscaled(device)?;
-        Ok(Asking { rows, plain, places, texts })
+        let expert = Rows::upload(device, &vec![expert as u32; places.len()], &vec![1.0; places.len()])?;
+        Ok(Asking { rows, plain, expert, places, texts })
     }
 
     /// Where the shares of `expert` lie in `[tokens, count]`.
@@ -100,7 +105,7 @@ impl Experts {
         }
         self.show(pass, &[gate, up], (&room.x, self.width, true), asking)?;
         if n > 0 {
-            self.gated(device, &self.gates(pass.weights, expert)?, n, room)?;
+            self.gated(device, &self.gates(pass.weights, expert)?, &self.biases(pass.weights), asking, room)?;
         }
         self.show(pass, &[down], (&room.act, self.hidden, false), asking)
     }
@@ -110,11 +115,22 @@ impl Experts {
         Ok([weights.part(&self.gate, expert, self.hidden)?, weights.part(&self.up, expert, self.hidden)?])
     }
 
+    fn biases<'w>(&self, weights: &'w LayerWeights) -> [Option<&'w Buffer>; 3] {
+        [0, 1, 2].map(|of| self.biases[of].as_ref().map(|name| weights.vector(name)))
+    }
+
     /// gate, up and what comes of them, from x.
-    fn gated(&self, device: &Device, [gate, up]: &[Part; 2], n: usize, room: &Room) -> Result<()> {
-        matmul_rows(device, &room.x, gate, &room.gate, n, gate.rows.clone())?;
-        matmul_rows(device, &room.x, up, &room.up, n, up.rows.clone())?;
-        glu(device, self.activation, &room.gate, &room.up, &room.act, n * self.hidden)
+    fn gated(
+        &self,
+        device: &Device,
+        [gate, up]: &[Part; 2],
+        biases: &[Option<&Buffer>; 3],
+        asking: &Asking,
+        room: &Room,
+    ) -> Result<()> {
+        product(device, &room.x, gate, biases[0], asking, &room.gate)?;
+        product(device, &room.x, up, biases[1], asking, &room.up)?;
+        glu(device, self.activation, &room.gate, &room.up, &room.act, asking.count() * self.hidden)
     }
 
     fn show(
@@ -127,6 +143,25 @@ impl Experts {
         let (texts, first_text) = (&asking.texts[..], pass.batch.first_sequence);
         let experts = Some(OneOf { count: self.count, is_shared });
         pass.tap.linear_input(&LinearInput { matrices, x, width, texts, first_text, experts })
+    }
+}
+
+/// y = x W^T (+ the expert's row of the biases).
+fn product(
+    device: &Device,
+    x: &Buffer,
+    part: &Part,
+    biases: Option<&Buffer>,
+    asking: &Asking,
+    y: &Buffer,
+) -> Result<()> {
+    let (n, rows) = (asking.count(), part.rows.clone());
+    match biases {
+        None => matmul_rows(device, x, part, y, n, rows),
+        Some(biases) => {
+            gather_rows(device, biases, &asking.expert, y, rows.len())?;
+            matmul_rows_add(device, x, part, y, n, rows)
+        }
     }
 }
 
@@ -160,7 +195,8 @@ impl Operation for Experts {
     }
 
     fn weights(&self) -> Vec<WeightUse<'_>> {
-        [&self.gate, &self.up, &self.down].map(|name| WeightUse::Stack(name)).into()
+        let stacks = [&self.gate, &self.up, &self.down].into_iter().map(|name| WeightUse::Stack(name));
+        stacks.chain(self.biases.iter().flatten().map(|name| WeightUse::Vector(name))).collect()
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
@@ -171,7 +207,7 @@ impl Operation for Experts {
             self.inner(pass, expert, asking, &room)?;
             if asking.count() > 0 {
                 let down = pass.weights.part(&self.down, expert, self.width)?;
-                matmul_rows(batch.device, &room.act, &down, &room.y, asking.count(), down.rows.clone())?;
+                product(batch.device, &room.act, &down, self.biases(pass.weights)[2], asking, &room.y)?;
                 add_rows(batch.device, &room.y, &asking.rows, &out, self.width)?;
             }
         }
@@ -187,13 +223,13 @@ impl Operation for Experts {
         let (dx, dshares) = (pass.room(self.src)?, pass.room(self.shares)?);
         zeros(device, &dx, pass.len(self.src))?;
         zeros(device, &dshares, pass.len(self.shares))?;
-        let asking = self.asking(&batch, pass.get(self.shares))?;
+        let (asking, biases) = (self.asking(&batch, pass.get(self.shares))?, self.biases(weights));
         for (expert, asking) in asking.iter().enumerate().filter(|(_, asking)| asking.count() > 0) {
             let n = asking.count();
             let (gates, down) = (self.gates(weights, expert)?, weights.part(&self.down, expert, self.width)?);
             gather_rows(device, pass.get(self.src), &asking.plain, &room.x, self.width)?;
-            self.gated(device, &gates, n, &room)?;
-            matmul_rows(device, &room.act, &down, &room.y, n, down.rows.clone())?;
+            self.gated(device, &gates, &biases, asking, &room)?;
+            product(device, &room.act, &down, biases[2], asking, &room.y)?;
 
             // what the output is worth is the gradient of its share
             gather_rows(device, &dy, &asking.plain, &dout, self.width)?;

@@ -1,4 +1,4 @@
-//! dst = src / rms(src) * weight, over groups of columns: all of a row, or those of a head.
+//! dst = src / rms(src) * weight, or the same of src - mean(src), over groups of columns: all of a row, or those of a head.
 
 use anyhow::Result;
 
@@ -7,14 +7,15 @@ use crate::graph::back::Backward;
 use crate::graph::run::Forward;
 use crate::graph::vanishing::{Rows, faint_tokens, lifted};
 use crate::graph::{Operation, Value, WeightUse};
-use crate::kernels::rms_norm::rms_norm;
-use crate::kernels::rms_norm_backward::rms_norm_backward;
+use crate::kernels::norm::{NormKind, NormParams, norm};
+use crate::kernels::norm_backward::norm_backward;
 
 #[derive(Clone, Debug)]
 pub struct Norm {
     pub src: Value,
     pub dst: Value,
     pub weight: String,
+    pub kind: NormKind,
     /// Columns of a group.
     pub width: usize,
     pub eps: f32,
@@ -25,6 +26,10 @@ pub struct Norm {
 }
 
 impl Norm {
+    fn params(&self, len: usize) -> NormParams {
+        NormParams { kind: self.kind, rows: len / self.width, width: self.width, eps: self.eps }
+    }
+
     /// What to take in place of the input, where that vanishes.
     fn lifted_input(&self, pass: &Backward) -> Result<Option<Buffer>> {
         let (device, x) = (pass.batch.device, pass.get(self.src));
@@ -69,18 +74,17 @@ impl Operation for Norm {
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
         let out = pass.output()?;
-        let rows = pass.len(self.src) / self.width;
         let weight = pass.weights.vector(&self.weight);
-        rms_norm(pass.batch.device, pass.get(self.src), weight, &out, rows, self.width, self.eps)
+        norm(pass.batch.device, pass.get(self.src), weight, &out, self.params(pass.len(self.src)))
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
         let Some(dy) = pass.take(self.dst) else { return Ok(()) };
-        let rows = pass.len(self.src) / self.width;
         let (dx, accumulate) = pass.target(self.src)?;
         let lifted = self.lifted_input(pass)?;
         let input = lifted.as_ref().unwrap_or(pass.get(self.src));
         let weight = pass.weights.vector(&self.weight);
-        rms_norm_backward(pass.batch.device, input, weight, &dy, &dx, rows, self.width, self.eps, accumulate)
+        let params = self.params(pass.len(self.src));
+        norm_backward(pass.batch.device, input, weight, &dy, &dx, params, accumulate)
     }
 }

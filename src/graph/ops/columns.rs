@@ -1,0 +1,55 @@
+//! dst = some columns of src: a part of what a matrix makes whose rows are those of several.
+
+use anyhow::Result;
+
+use crate::graph::back::Backward;
+use crate::graph::run::Forward;
+use crate::graph::{Operation, Value, WeightUse};
+use crate::kernels::copy_columns::{Columns as Place, Onto, copy_columns};
+
+#[derive(Clone, Debug)]
+pub struct Columns {
+    pub src: Value,
+    pub dst: Value,
+    /// The first one.
+    pub first: usize,
+    pub count: usize,
+}
+
+impl Operation for Columns {
+    fn name(&self) -> &'static str {
+        "columns"
+    }
+
+    fn reads(&self) -> Vec<Value> {
+        vec![self.src]
+    }
+
+    fn writes(&self) -> Value {
+        self.dst
+    }
+
+    fn keeps(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
+    fn weights(&self) -> Vec<WeightUse<'_>> {
+        Vec::new()
+    }
+
+    fn forward(&self, pass: &mut Forward) -> Result<()> {
+        let out = pass.output()?;
+        let from = Place { matrix: pass.get(self.src), width: pass.width(self.src), first: self.first };
+        let to = Place { matrix: &out, width: self.count, first: 0 };
+        copy_columns(pass.batch.device, from, to, self.count, pass.batch.tokens(), Onto::Place)
+    }
+
+    fn backward(&self, pass: &mut Backward) -> Result<()> {
+        let Some(dy) = pass.take(self.dst) else { return Ok(()) };
+        let (dx, accumulate) = pass.target(self.src)?;
+        let onto = if accumulate { Onto::Sum } else { Onto::Zeros };
+        let from = Place { matrix: &dy, width: self.count, first: 0 };
+        let to = Place { matrix: &dx, width: pass.width(self.src), first: self.first };
+        copy_columns(pass.batch.device, from, to, self.count, pass.batch.tokens(), onto)
+    }
+}
