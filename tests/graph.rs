@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use common::{Random, devices};
 use dq_gpu::device::{Buffer, Device};
-use dq_gpu::graph::ops::{Attend, NAMES, Rotate, Routing};
+use dq_gpu::graph::ops::{Attend, Gating, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
 use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Stack, Value, WeightUse};
 use dq_gpu::kernels::glu::Activation;
@@ -27,14 +27,15 @@ fn rotate(heads: usize, rot: usize, style: RopeStyle, table: usize) -> Rotate {
 }
 
 fn attend(heads: usize, kv_heads: usize, window: Option<usize>) -> Attend {
-    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window, softcap: None }
+    Attend { heads, kv_heads, head_dim: HEAD, value_dim: HEAD, scale: 0.4, window, softcap: None }
 }
 
 const EXPERTS: usize = 5;
 const HIDDEN: usize = 20;
 
 fn routing(used: usize, normalizes: bool) -> Routing {
-    Routing { experts: EXPERTS, used, normalizes }
+    let gating = Gating::Softmax;
+    Routing { experts: EXPERTS, used, gating, groups: 1, groups_used: 1, normalizes, scale: 1.0 }
 }
 
 fn mixture(layer: &mut Builder, routing: Routing) -> Value {
@@ -122,6 +123,22 @@ const LAYERS: &[(&str, Compose)] = &[
     }),
     ("experts with their shares among all", |layer| mixture(layer, routing(2, false))),
     ("experts with shares of their own", |layer| mixture(layer, routing(2, true))),
+    ("experts by themselves, scaled", |layer| {
+        mixture(layer, Routing { gating: Gating::Sigmoid, scale: 2.5, ..routing(2, false) })
+    }),
+    ("experts by themselves, with biases, one of which chooses", |layer| {
+        let scores = layer.linear(Value::INPUT, "router", EXPERTS);
+        let routing = Routing { gating: Gating::Sigmoid, scale: 2.5, ..routing(3, true) };
+        let shares = layer.router(scores, routing);
+        layer.experts(Value::INPUT, shares, ["gates_b", "ups_b", "downs_b"], HIDDEN, Activation::ClampedSwiglu)
+    }),
+    ("two parts of each head, each times its own matrix, in another order", |layer| {
+        let first = layer.columns_of_groups(Value::INPUT, HEAD, 0, 5);
+        let rest = layer.columns_of_groups(Value::INPUT, HEAD, 5, HEAD - 5);
+        let turned = layer.linear_of_heads(rest, "stack", WIDTH / HEAD, 8);
+        let both = layer.concat(turned, first, WIDTH / HEAD);
+        layer.concat(both, first, 1)
+    }),
     ("multiples of a product, one of which is read again", |layer| {
         let product = layer.linear(Value::INPUT, "square", WIDTH);
         let half = layer.scale(product, 0.5);
@@ -149,8 +166,11 @@ fn shape(stem: &str) -> (usize, usize) {
         "heads" => (1, HEAD),
         "sinks" => (1, WIDTH / HEAD),
         "router" => (EXPERTS, WIDTH),
-        "gates" | "ups" => (EXPERTS * HIDDEN, WIDTH),
-        "downs" => (EXPERTS * WIDTH, HIDDEN),
+        "gates" | "ups" | "gates_b" | "ups_b" => (EXPERTS * HIDDEN, WIDTH),
+        "downs" | "downs_b" => (EXPERTS * WIDTH, HIDDEN),
+        // for each head
+        "stack" => (WIDTH / HEAD * 8, HEAD - 5),
+        "exp_probs_b" => (EXPERTS, 1),
         _ => (1, WIDTH),
     }
 }
@@ -244,7 +264,7 @@ fn gradients_are_those_of_finite_differences() {
         let mut of_devices: Vec<Vec<f32>> = Vec::new();
         for device in devices() {
             let mut random = Random::new(11);
-            let has_tensor = |name: &str| name == "blk.0.wide.bias";
+            let has_tensor = |name: &str| name == "blk.0.wide.bias" || name.ends_with("_b.bias");
             let mut builder = Builder::new(0, WIDTH, 1e-5, &has_tensor);
             let output = compose(&mut builder);
             let layer = builder.finish(output);

@@ -21,6 +21,8 @@ pub struct Layout {
     pub(super) fused_qkv: bool,
     /// Only a part of each head may be rotated.
     pub(super) partial_rope: bool,
+    /// Frequencies may be stretched by tables of factors.
+    pub(super) rope_factors: bool,
     /// Gate and up are one matrix, called up.
     pub(super) fused_gate: bool,
     pub(super) activation: Activation,
@@ -70,6 +72,7 @@ impl Layout {
         head_norms: HeadNorms::None,
         fused_qkv: false,
         partial_rope: false,
+        rope_factors: false,
         fused_gate: false,
         activation: Activation::Silu,
         sinks: false,
@@ -121,7 +124,7 @@ fn norm(layer: &mut Builder, value: Value, stem: Option<&str>) -> Value {
 
 /// Attention up to its output projection.
 pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, normed: Value, layout: &Layout) -> Value {
-    let Hparams { n_head, n_head_kv, head_dim, .. } = *hparams;
+    let Hparams { n_head, n_head_kv, head_dim, value_dim, .. } = *hparams;
     let [mut q, mut k, v] = queries_keys_values(layer, hparams, normed, layout);
     (q, k) = match layout.head_norms {
         HeadNorms::None => (q, k),
@@ -140,17 +143,17 @@ pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, norme
         k = layer.rope(k, rotate(n_head_kv));
     }
     let (scale, window, softcap) = (hparams.attention_scale, hparams.window(il), hparams.attention_softcap);
-    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window, softcap };
+    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, value_dim, scale, window, softcap };
     layer.attention([q, k, v], attend, layout.sinks.then_some("attn_sinks"))
 }
 
 fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, layout: &Layout) -> [Value; 3] {
-    let (q, kv) = (hparams.q_width(), hparams.kv_width());
+    let (q, k, v) = (hparams.q_width(), hparams.k_width(), hparams.v_width());
     if layout.fused_qkv {
-        let all = layer.linear(normed, "attn_qkv", q + 2 * kv);
-        return [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| layer.columns(all, first, count));
+        let all = layer.linear(normed, "attn_qkv", q + k + v);
+        return [(0, q), (q, k), (q + k, v)].map(|(first, count)| layer.columns(all, first, count));
     }
-    [("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(|(stem, rows)| layer.linear(normed, stem, rows))
+    [("attn_q", q), ("attn_k", k), ("attn_v", v)].map(|(stem, rows)| layer.linear(normed, stem, rows))
 }
 
 /// The feed-forward half, added to the residual stream `hidden`.

@@ -4,6 +4,7 @@
 //! into [`FAMILIES`].
 
 mod cohere;
+mod deepseek;
 mod experts;
 mod gemma2;
 mod gemma3;
@@ -37,6 +38,7 @@ pub use names::Place;
 /// Every family that has a forward pass.
 static FAMILIES: &[&dyn Family] = &[
     &cohere::Cohere2,
+    &deepseek::DeepSeek2,
     &gemma2::Gemma2,
     &gemma3::Gemma3,
     &glm::Glm4,
@@ -45,13 +47,13 @@ static FAMILIES: &[&dyn Family] = &[
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &llama::Llama,
-    &llama::SmolLm3,
     &olmo::Olmo2,
     &phi::Phi3,
     &qwen::QWEN2,
     &qwen::QWEN2_MOE,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &llama::SmolLm3,
 ];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
@@ -71,10 +73,11 @@ pub enum Transform {
         first: usize,
         count: usize,
     },
-    /// Row r of each matrix of a stack is column `step r + first`.
+    /// Row r of each matrix of a stack is column `step r + first` of the first of each `period` rows.
     Transposed {
         step: usize,
         first: usize,
+        period: usize,
     },
     /// Element i of each row is the one at `step i + first`.
     EachColumn {
@@ -84,15 +87,29 @@ pub enum Transform {
 }
 
 impl Transform {
+    /// Whether the source may have a stack of matrices as one.
+    pub fn flattens(self) -> bool {
+        matches!(self, Transform::CutRows { .. } | Transform::Transposed { .. })
+    }
+
+    /// The same for a source whose rows are what its columns are here.
+    pub fn by_rows(self) -> Transform {
+        match self {
+            Transform::Transposed { step: 1, .. } => Transform::None,
+            Transform::Transposed { step, first, .. } => Transform::CutRows { period: step, first, count: 1 },
+            other => other,
+        }
+    }
+
     /// The shape of the source of a tensor of this shape, columns first.
     pub fn source_dims(self, dims: &[u64]) -> Vec<u64> {
         let mut dims = dims.to_vec();
         match self {
             Transform::None | Transform::AddOne | Transform::PairRows { .. } => {}
             Transform::CutRows { period, count, .. } => dims[1] = dims[1] / count as u64 * period as u64,
-            Transform::Transposed { step, .. } => {
-                dims.swap(0, 1);
-                dims[0] *= step as u64;
+            Transform::Transposed { step, period, .. } => {
+                dims[0] = dims[1] * step as u64;
+                dims[1] = period as u64;
             }
             Transform::EachColumn { step, .. } => dims[0] *= step as u64,
         }

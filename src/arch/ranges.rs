@@ -60,6 +60,12 @@ const RANGES: &[Range] = &[
     range("expert_used_count", &["num_experts_per_tok"], 1.0, 65_536.0),
     range("expert_feed_forward_length", &["moe_intermediate_size"], 1.0, 16_777_216.0),
     range("", &["decoder_sparse_step", "no_rope_layer_interval"], 1.0, U32),
+    range("attention.key_length_mla", &[], 1.0, 65_536.0),
+    range("attention.value_length_mla", &["v_head_dim"], 1.0, 65_536.0),
+    range("attention.kv_lora_rank", &["kv_lora_rank"], 1.0, 65_536.0),
+    range("attention.q_lora_rank", &["q_lora_rank"], 1.0, 65_536.0),
+    range("", &["qk_nope_head_dim", "qk_rope_head_dim"], 1.0, 65_536.0),
+    range("", &["mscale_all_dim", "mscale"], 0.0, 1e6),
     range("rope.dimension_count", &[], 1.0, 65_536.0),
     // the logarithm of the base divides
     range("rope.freq_base", &["rope_theta"], 1.0 + 1e-6, 1e15),

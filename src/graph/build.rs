@@ -1,7 +1,8 @@
 //! Composing a layer.
 
 use super::ops::{
-    Add, Attend, Attention, Columns, Experts, Gated, Linear, Norm, Rope, Rotate, Router, Routing, Scale, SigmoidGate,
+    Add, Attend, Attention, Columns, Concat, Experts, Gated, HeadsLinear, Linear, Norm, Rope, Rotate, Router, Routing,
+    Scale, SigmoidGate,
 };
 use super::{Expected, Graph, Operation, Value};
 use crate::kernels::glu::Activation;
@@ -132,8 +133,27 @@ impl<'a> Builder<'a> {
 
     /// `count` columns of a value, from `first` on.
     pub fn columns(&mut self, src: Value, first: usize, count: usize) -> Value {
-        let dst = self.value(count);
-        self.push(Columns { src, dst, first, count })
+        self.columns_of_groups(src, self.width(src), first, count)
+    }
+
+    /// `count` columns of each `group` of them, such as those of a head, from `first` on.
+    pub fn columns_of_groups(&mut self, src: Value, group: usize, first: usize, count: usize) -> Value {
+        let dst = self.value(self.width(src) / group * count);
+        self.push(Columns { src, dst, group, first, count })
+    }
+
+    /// `groups` groups of columns, each of some of `a` and some of `b`.
+    pub fn concat(&mut self, a: Value, b: Value, groups: usize) -> Value {
+        let dst = self.value(self.width(a) + self.width(b));
+        self.push(Concat { a, b, dst, groups })
+    }
+
+    /// The columns of each head times its own matrix, which has `rows`.
+    pub fn linear_of_heads(&mut self, src: Value, stem: &str, heads: usize, rows: usize) -> Value {
+        let cols = self.width(src) / heads;
+        let weight = self.weight(stem, &[cols, rows, heads]);
+        let dst = self.value(heads * rows);
+        self.push(HeadsLinear { src, dst, weight, heads, cols, rows })
     }
 
     /// A value times a number.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 29] = [
+pub const CASES: [&str; 31] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -43,6 +43,8 @@ pub const CASES: [&str; 29] = [
     "olmo3",
     "qwen2moe",
     "smollm3",
+    "deepseek2",
+    "deepseek-v2",
 ];
 
 /// `NAME.json` and `NAME.f32`.
