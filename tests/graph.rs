@@ -99,6 +99,13 @@ const LAYERS: &[(&str, Compose)] = &[
         let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
         layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)), None)
     }),
+    ("attention to values narrower than the keys", |layer| {
+        let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
+        let v = layer.linear(Value::INPUT, "narrow", 2 * (HEAD - 4));
+        let attend = Attend { value_dim: HEAD - 4, ..attend(4, 2, None) };
+        let mixed = layer.attention([Value::INPUT, k, v], attend, None);
+        layer.linear(mixed, "out", WIDTH)
+    }),
     ("SiLU", |layer| {
         let up = layer.linear(Value::INPUT, "square", WIDTH);
         layer.gated(Value::INPUT, up, Activation::Silu)
@@ -163,6 +170,8 @@ fn shape(stem: &str) -> (usize, usize) {
         "last" => (WIDTH, 1),
         "single" => (1, WIDTH),
         "k" | "v" => (2 * HEAD, WIDTH),
+        "narrow" => (2 * (HEAD - 4), WIDTH),
+        "out" => (WIDTH, 4 * (HEAD - 4)),
         "heads" => (1, HEAD),
         "sinks" => (1, WIDTH / HEAD),
         "router" => (EXPERTS, WIDTH),

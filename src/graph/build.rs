@@ -178,7 +178,7 @@ impl<'a> Builder<'a> {
     /// Causal grouped-query attention, with sinks if they have a stem.
     pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend, sinks: Option<&str>) -> Value {
         let sinks = sinks.map(|stem| self.weight(stem, &[attend.heads]));
-        let dst = self.value(self.width(q));
+        let dst = self.value(attend.heads * attend.value_dim);
         self.push(Attention { q, k, v, dst, sinks, attend })
     }
 
