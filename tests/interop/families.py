@@ -16,8 +16,12 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+# a file beside this one has the name of the package
+sys.path.pop(0)
 
 import llama_cpp
 import numpy as np
