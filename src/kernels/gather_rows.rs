@@ -17,7 +17,7 @@ struct Params {
 
 /// Some rows of a matrix, each with a number that it is multiplied by.
 pub struct Rows {
-    /// u32, in rising order.
+    /// u32, in rising order, or all the same.
     pub(super) places: Buffer,
     /// f32.
     pub(super) scales: Buffer,
@@ -35,6 +35,15 @@ impl Rows {
             places: device.upload("places of rows", places)?,
             scales: device.upload("scales of rows", scales)?,
             count: places.len(),
+        })
+    }
+
+    /// One row so many times: to gather from, not to add to.
+    pub fn copies(device: &Device, place: u32, count: usize) -> Result<Rows> {
+        Ok(Rows {
+            places: device.upload("places of rows", &vec![place; count])?,
+            scales: device.upload("scales of rows", &vec![1f32; count])?,
+            count,
         })
     }
 

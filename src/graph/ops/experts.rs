@@ -57,7 +57,7 @@ impl Asking {
         places.iter().for_each(|place| texts[*place as usize / batch.seq_len] += 1);
         let rows = Rows::upload(device, &places, &scales)?;
         let plain = rows.unscaled(device)?;
-        let expert = Rows::upload(device, &vec![expert as u32; places.len()], &vec![1.0; places.len()])?;
+        let expert = Rows::copies(device, expert as u32, places.len())?;
         Ok(Asking { rows, plain, expert, places, texts })
     }
 
