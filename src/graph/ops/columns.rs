@@ -1,4 +1,4 @@
-//! dst = some columns of src: a part of what a matrix makes whose rows are those of several.
+//! dst = some columns of each group of src: a part of what a matrix makes whose rows are those of several, or a part of each head.
 
 use anyhow::Result;
 
@@ -11,7 +11,9 @@ use crate::kernels::copy_columns::{Columns as Place, Onto, copy_columns};
 pub struct Columns {
     pub src: Value,
     pub dst: Value,
-    /// The first one.
+    /// Columns of a group.
+    pub group: usize,
+    /// The first one of those that are taken.
     pub first: usize,
     pub count: usize,
 }
@@ -39,9 +41,10 @@ impl Operation for Columns {
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
         let out = pass.output()?;
-        let from = Place { matrix: pass.get(self.src), width: pass.width(self.src), first: self.first };
+        let from = Place { matrix: pass.get(self.src), width: self.group, first: self.first };
         let to = Place { matrix: &out, width: self.count, first: 0 };
-        copy_columns(pass.batch.device, from, to, self.count, pass.batch.tokens(), Onto::Place)
+        let groups = pass.len(self.src) / self.group;
+        copy_columns(pass.batch.device, from, to, self.count, groups, Onto::Place)
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
@@ -49,7 +52,7 @@ impl Operation for Columns {
         let (dx, accumulate) = pass.target(self.src)?;
         let onto = if accumulate { Onto::Sum } else { Onto::Zeros };
         let from = Place { matrix: &dy, width: self.count, first: 0 };
-        let to = Place { matrix: &dx, width: pass.width(self.src), first: self.first };
-        copy_columns(pass.batch.device, from, to, self.count, pass.batch.tokens(), onto)
+        let to = Place { matrix: &dx, width: self.group, first: self.first };
+        copy_columns(pass.batch.device, from, to, self.count, pass.len(self.src) / self.group, onto)
     }
 }

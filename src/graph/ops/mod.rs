@@ -3,27 +3,47 @@
 mod add;
 mod attention;
 mod columns;
+mod delta_gates;
 mod experts;
 mod gated;
+mod gated_delta;
 mod linear;
 mod norm;
 mod rope;
 mod router;
 mod scale;
+mod short_conv;
 mod sigmoid_gate;
 
 pub use add::Add;
 pub use attention::{Attend, Attention};
 pub use columns::Columns;
+pub use delta_gates::DeltaGates;
 pub use experts::Experts;
 pub use gated::Gated;
+pub use gated_delta::GatedDelta;
 pub use linear::Linear;
 pub use norm::Norm;
 pub use rope::{Rope, Rotate};
 pub use router::{Gating, Router, Routing};
 pub use scale::Scale;
+pub use short_conv::ShortConv;
 pub use sigmoid_gate::SigmoidGate;
 
 /// Every operation; `tests/graph.rs` compares the two ways of each.
-pub const NAMES: [&str; 11] =
-    ["add", "attention", "columns", "experts", "gated", "linear", "norm", "rope", "router", "scale", "sigmoid_gate"];
+pub const NAMES: [&str; 14] = [
+    "add",
+    "attention",
+    "columns",
+    "delta_gates",
+    "experts",
+    "gated",
+    "gated_delta",
+    "linear",
+    "norm",
+    "rope",
+    "router",
+    "scale",
+    "short_conv",
+    "sigmoid_gate",
+];
