@@ -60,6 +60,13 @@ const RANGES: &[Range] = &[
     range("expert_used_count", &["num_experts_per_tok"], 1.0, 65_536.0),
     range("expert_feed_forward_length", &["moe_intermediate_size"], 1.0, 16_777_216.0),
     range("", &["decoder_sparse_step", "no_rope_layer_interval"], 1.0, U32),
+    range("ssm.conv_kernel", &["linear_conv_kernel_dim"], 1.0, 65_536.0),
+    range("ssm.state_size", &["linear_key_head_dim"], 1.0, 65_536.0),
+    range("ssm.group_count", &["linear_num_key_heads"], 1.0, 65_536.0),
+    range("ssm.time_step_rank", &["linear_num_value_heads"], 1.0, 65_536.0),
+    range("ssm.inner_size", &[], 1.0, 16_777_216.0),
+    range("", &["linear_value_head_dim"], 1.0, 65_536.0),
+    range("full_attention_interval", &["full_attention_interval"], 1.0, 65_536.0),
     range("rope.dimension_count", &[], 1.0, 65_536.0),
     // the logarithm of the base divides
     range("rope.freq_base", &["rope_theta"], 1.0 + 1e-6, 1e15),

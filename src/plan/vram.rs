@@ -33,28 +33,34 @@ pub struct RunShape {
     pub n_embd: u64,
     pub n_ff: u64,
     pub n_vocab: u64,
+    /// What layers with linear attention keep, of contexts of any length.
+    #[serde(default)]
+    pub state_bytes: u64,
 }
 
 impl RunShape {
     /// All layers keep all tokens: llama.cpp's graphs of the families here know no window, whatever the model's config says.
     pub fn of(hparams: &Hparams) -> RunShape {
+        let linear_layers = (0..hparams.n_layer).filter(|il| hparams.linear(*il).is_some()).count() as u64;
         RunShape {
-            full_layers: hparams.n_layer as u64,
+            full_layers: hparams.n_layer as u64 - linear_layers,
             kv_width: 2 * hparams.kv_width() as u64,
             n_embd: hparams.n_embd as u64,
             n_ff: hparams.n_ff as u64,
             n_vocab: hparams.n_vocab as u64,
+            state_bytes: linear_layers * hparams.linear.as_ref().map_or(0, |linear| linear.state_bytes()) as u64,
             ..RunShape::default()
         }
     }
 
-    /// The cache of keys and values in f16 for a context of `ctx` tokens.
+    /// The cache of keys and values in f16 for a context of `ctx` tokens, and states.
     pub fn kv_bytes(&self, ctx: u64) -> u64 {
         let ctx = whole_steps(ctx);
         let windowed = whole_steps(self.window.saturating_add(UBATCH)).min(ctx);
         let full = self.full_layers.saturating_mul(ctx);
         let cells = full.saturating_add(self.windowed_layers.saturating_mul(windowed));
-        cells.saturating_mul(self.kv_width).saturating_mul(size_of::<half::f16>() as u64)
+        let kv = cells.saturating_mul(self.kv_width).saturating_mul(size_of::<half::f16>() as u64);
+        kv.saturating_add(self.state_bytes)
     }
 
     /// Values between the weights: the logits of a batch, or a layer's activations and the f16 mask of attention.
