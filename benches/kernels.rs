@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
             heads: 16,
             kv_heads: 8,
             head_dim: 128,
+            value_dim: 128,
             scale: 0.09,
             window: None,
             softcap: None,
@@ -97,13 +98,19 @@ fn products(dev: &Device, ty: GgmlType, [n, m, k]: [usize; 3]) -> anyhow::Result
 
 fn attentions(dev: &Device, p: AttentionParams) -> anyhow::Result<()> {
     let tokens = p.sequences * p.seq_len;
-    let [q, k, v] = [p.heads, p.kv_heads, p.kv_heads].map(|heads| vec![0.1f32; tokens * heads * p.head_dim]);
+    let [heads, kv_heads] = [p.heads, p.kv_heads];
+    let sizes = [heads * p.head_dim, kv_heads * p.head_dim, kv_heads * p.value_dim];
+    let [q, k, v] = sizes.map(|width| vec![0.1f32; tokens * width]);
     let [qb, kb, vb] = [dev.upload("q", &q)?, dev.upload("k", &k)?, dev.upload("v", &v)?];
-    let out = dev.alloc("out", q.len() * 4)?;
+    let out = dev.alloc("out", tokens * heads * p.value_dim * 4)?;
     let run = || {
         attention(dev, &qb, &kb, &vb, None, &out, p)?;
         dev.read_range::<f32>(&out, 0, 1).map(|_| ())
     };
-    report("attention, 4 x 512 tokens, 16 heads of 128", 2 * tokens * p.seq_len * p.heads * p.head_dim, seconds(run)?);
+    report(
+        "attention, 4 x 512 tokens, 16 heads of 128",
+        tokens * p.seq_len * heads * (p.head_dim + p.value_dim),
+        seconds(run)?,
+    );
     Ok(())
 }

@@ -1,5 +1,5 @@
 // dv = sum over queries of p dout, dk = sum of p (dout . v - delta) slope q, over all heads that share the keys;
-// a workgroup per (sequence, kv head, 16 keys). Here the own rows are keys and the others queries.
+// a workgroup per (sequence, kv head, 16 keys, part of both). Here the own rows are keys and the others queries.
 #import grid
 #import attention
 #import attention_backward
@@ -35,10 +35,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if is_outside(group) {
         return;
     }
+    let parts_of_both = max(parts(params.quads), parts(params.value_quads));
+    let part = group % parts_of_both;
+    let whole = group / parts_of_both;
     let blocks = (params.seq_len + OWN_ROWS - 1u) / OWN_ROWS;
-    let first_key = (group % blocks) * OWN_ROWS;
-    let kv_head = (group / blocks) % params.kv_heads;
-    let sequence = group / (blocks * params.kv_heads);
+    let first_key = (whole % blocks) * OWN_ROWS;
+    let kv_head = (whole / blocks) % params.kv_heads;
+    let sequence = whole / (blocks * params.kv_heads);
     let sharing = params.heads / params.kv_heads;
     let row = local / 16u;
     let lane = local % 16u;
@@ -57,8 +60,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var head = kv_head * sharing; head < (kv_head + 1u) * sharing; head++) {
         for (var first_query = first_key / OTHER_ROWS * OTHER_ROWS; first_query < end; first_query += OTHER_ROWS) {
             var products = vec2<f32>();
-            var changes = vec2<f32>();
-            for (var slice = 0u; slice < slices(); slice++) {
+            for (var slice = 0u; slice < slices(params.quads); slice++) {
                 let quad = slice * SLICE + lane;
                 put_own(local, k_at(sequence, key, kv_head, quad));
                 put_other(local, 0u, q_at(sequence, first_query + row, head, quad));
@@ -66,6 +68,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 workgroupBarrier();
                 products = dot_staged(local, products);
                 workgroupBarrier();
+            }
+            var changes = vec2<f32>();
+            for (var slice = 0u; slice < slices(params.value_quads); slice++) {
+                let quad = slice * SLICE + lane;
                 put_own(local, v_at(sequence, key, kv_head, quad));
                 put_other(local, 0u, dout_at(sequence, first_query + row, head, quad));
                 put_other(local, 1u, dout_at(sequence, first_query + row + 16u, head, quad));
@@ -81,24 +87,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             let probability = select(vec2<f32>(), exp_of(score - vec2<f32>(near.x, far.x)), seen);
             put_tile(local, probability);
             workgroupBarrier();
-            for (var slice = 0u; slice < slices(); slice++) {
-                let part = mix_dout(local, sequence, head, first_query, slice);
+            for (var slice = 0u; slice < part_slices(params.value_quads, part); slice++) {
+                let more = mix_dout(local, sequence, head, first_query, part * PART_SLICES + slice);
                 switch slice {
-                    case 0u: { v0 += part; }
-                    case 1u: { v1 += part; }
-                    case 2u: { v2 += part; }
-                    default: { v3 += part; }
+                    case 0u: { v0 += more; }
+                    case 1u: { v1 += more; }
+                    case 2u: { v2 += more; }
+                    default: { v3 += more; }
                 }
             }
             put_tile(local, probability * (changes - vec2<f32>(near.y, far.y)) * slopes(score));
             workgroupBarrier();
-            for (var slice = 0u; slice < slices(); slice++) {
-                let part = mix_q(local, sequence, head, first_query, slice);
+            for (var slice = 0u; slice < part_slices(params.quads, part); slice++) {
+                let more = mix_q(local, sequence, head, first_query, part * PART_SLICES + slice);
                 switch slice {
-                    case 0u: { k0 += part; }
-                    case 1u: { k1 += part; }
-                    case 2u: { k2 += part; }
-                    default: { k3 += part; }
+                    case 0u: { k0 += more; }
+                    case 1u: { k1 += more; }
+                    case 2u: { k2 += more; }
+                    default: { k3 += more; }
                 }
             }
         }
@@ -106,21 +112,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if key >= params.seq_len {
         return;
     }
-    let base = kv_index(sequence, key, kv_head, 0u);
-    if lane < params.quads {
-        dk[base + lane] = k0;
-        dv[base + lane] = v0;
+    let quad = part * PART_SLICES * SLICE + lane;
+    let base = key_row(sequence, key, kv_head) * params.quads;
+    if quad < params.quads {
+        dk[base + quad] = k0;
     }
-    if lane + SLICE < params.quads {
-        dk[base + lane + SLICE] = k1;
-        dv[base + lane + SLICE] = v1;
+    if quad + SLICE < params.quads {
+        dk[base + quad + SLICE] = k1;
     }
-    if lane + 2u * SLICE < params.quads {
-        dk[base + lane + 2u * SLICE] = k2;
-        dv[base + lane + 2u * SLICE] = v2;
+    if quad + 2u * SLICE < params.quads {
+        dk[base + quad + 2u * SLICE] = k2;
     }
-    if lane + 3u * SLICE < params.quads {
-        dk[base + lane + 3u * SLICE] = k3;
-        dv[base + lane + 3u * SLICE] = v3;
+    if quad + 3u * SLICE < params.quads {
+        dk[base + quad + 3u * SLICE] = k3;
+    }
+    let value_base = key_row(sequence, key, kv_head) * params.value_quads;
+    if quad < params.value_quads {
+        dv[value_base + quad] = v0;
+    }
+    if quad + SLICE < params.value_quads {
+        dv[value_base + quad + SLICE] = v1;
+    }
+    if quad + 2u * SLICE < params.value_quads {
+        dv[value_base + quad + 2u * SLICE] = v2;
+    }
+    if quad + 3u * SLICE < params.value_quads {
+        dv[value_base + quad + 3u * SLICE] = v3;
     }
 }

@@ -1,4 +1,4 @@
-// dq = sum over keys of p (dout . v - delta) slope k; a workgroup per (sequence, head, 16 queries).
+// dq = sum over keys of p (dout . v - delta) slope k; a workgroup per (sequence, head, 16 queries, part of the keys).
 #import grid
 #import attention
 #import attention_backward
@@ -22,10 +22,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if is_outside(group) {
         return;
     }
+    let part = group % parts(params.quads);
+    let whole = group / parts(params.quads);
     let blocks = (params.seq_len + OWN_ROWS - 1u) / OWN_ROWS;
-    let first_query = (group % blocks) * OWN_ROWS;
-    let head = (group / blocks) % params.heads;
-    let sequence = group / (blocks * params.heads);
+    let first_query = (whole % blocks) * OWN_ROWS;
+    let head = (whole / blocks) % params.heads;
+    let sequence = whole / (blocks * params.heads);
     let kv_head = head / (params.heads / params.kv_heads);
     let row = local / 16u;
     let lane = local % 16u;
@@ -37,16 +39,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var sum2 = vec4<f32>();
     var sum3 = vec4<f32>();
     for (var first_key = first_key_tile(first_query); first_key < end; first_key += OTHER_ROWS) {
-        var products = vec2<f32>();
+        let products = query_products(local, sequence, head, query, first_key);
         var changes = vec2<f32>();
-        for (var slice = 0u; slice < slices(); slice++) {
+        for (var slice = 0u; slice < slices(params.value_quads); slice++) {
             let quad = slice * SLICE + lane;
-            put_own(local, q_at(sequence, query, head, quad));
-            put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
-            put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
-            workgroupBarrier();
-            products = dot_staged(local, products);
-            workgroupBarrier();
             put_own(local, dout_at(sequence, query, head, quad));
             put_other(local, 0u, v_at(sequence, first_key + row, kv_head, quad));
             put_other(local, 1u, v_at(sequence, first_key + row + 16u, kv_head, quad));
@@ -60,30 +56,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let probability = select(vec2<f32>(), exp_of(score - known.x), seen);
         put_tile(local, probability * (changes - known.y) * slopes(score));
         workgroupBarrier();
-        for (var slice = 0u; slice < slices(); slice++) {
-            let part = mix_slice(local, sequence, kv_head, first_key, slice);
+        for (var slice = 0u; slice < part_slices(params.quads, part); slice++) {
+            let more = mix_slice(local, sequence, kv_head, first_key, part * PART_SLICES + slice);
             switch slice {
-                case 0u: { sum0 += part; }
-                case 1u: { sum1 += part; }
-                case 2u: { sum2 += part; }
-                default: { sum3 += part; }
+                case 0u: { sum0 += more; }
+                case 1u: { sum1 += more; }
+                case 2u: { sum2 += more; }
+                default: { sum3 += more; }
             }
         }
     }
     if query >= params.seq_len {
         return;
     }
-    let base = q_index(sequence, query, head, 0u);
-    if lane < params.quads {
-        dq[base + lane] = sum0;
+    let quad = part * PART_SLICES * SLICE + lane;
+    let base = query_row(sequence, query, head) * params.quads;
+    if quad < params.quads {
+        dq[base + quad] = sum0;
     }
-    if lane + SLICE < params.quads {
-        dq[base + lane + SLICE] = sum1;
+    if quad + SLICE < params.quads {
+        dq[base + quad + SLICE] = sum1;
     }
-    if lane + 2u * SLICE < params.quads {
-        dq[base + lane + 2u * SLICE] = sum2;
+    if quad + 2u * SLICE < params.quads {
+        dq[base + quad + 2u * SLICE] = sum2;
     }
-    if lane + 3u * SLICE < params.quads {
-        dq[base + lane + 3u * SLICE] = sum3;
+    if quad + 3u * SLICE < params.quads {
+        dq[base + quad + 3u * SLICE] = sum3;
     }
 }

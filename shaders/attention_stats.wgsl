@@ -1,4 +1,5 @@
 // First step backwards: per query and head the log of the softmax's denominator, and the product of dout and the output.
+// A workgroup per (sequence, head, 16 queries), for all parts of the output.
 #import grid
 #import attention
 #import attention_forward
@@ -7,8 +8,8 @@
 @group(0) @binding(6) var<storage, read_write> stats: array<vec2<f32>>;
 
 fn along(sequence: u32, query: u32, head: u32, quad: u32, mixed: vec4<f32>) -> f32 {
-    if is_inside(query, quad) {
-        return dot(mixed, dout[q_index(sequence, query, head, quad)]);
+    if query < params.seq_len && quad < params.value_quads {
+        return dot(mixed, dout[query_row(sequence, query, head) * params.value_quads + quad]);
     }
     return 0.0;
 }
@@ -23,22 +24,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first_query = (group % blocks) * OWN_ROWS;
     let head = (group / blocks) % params.heads;
     let sequence = group / (blocks * params.heads);
-    attend(local, sequence, head, first_query);
-
     let query = first_query + local / 16u;
     let lane = local % 16u;
-    var part = along(sequence, query, head, lane, mixed0);
-    part += along(sequence, query, head, lane + SLICE, mixed1);
-    part += along(sequence, query, head, lane + 2u * SLICE, mixed2);
-    part += along(sequence, query, head, lane + 3u * SLICE, mixed3);
-    put_tile(local, vec2<f32>(part, 0.0));
+    var product = 0.0;
+    for (var part = 0u; part < parts(params.value_quads); part++) {
+        attend(local, sequence, head, first_query, part);
+        let quad = part * PART_SLICES * SLICE + lane;
+        product += along(sequence, query, head, quad, mixed0);
+        product += along(sequence, query, head, quad + SLICE, mixed1);
+        product += along(sequence, query, head, quad + 2u * SLICE, mixed2);
+        product += along(sequence, query, head, quad + 3u * SLICE, mixed3);
+    }
+    put_tile(local, vec2<f32>(product, 0.0));
     workgroupBarrier();
     if lane == 0u && query < params.seq_len {
         var sum = 0.0;
         for (var j = 0u; j < 16u; j++) {
             sum += tile[(local / 16u) * TILE_STRIDE + j];
         }
-        let at = (sequence * params.seq_len + query) * params.heads + head;
-        stats[at] = vec2<f32>(largest + log(total), sum / total);
+        stats[query_row(sequence, query, head)] = vec2<f32>(largest + log(total), sum / total);
     }
 }

@@ -28,7 +28,7 @@ fn rotate(heads: usize, rot: usize, style: RopeStyle, table: usize) -> Rotate {
 }
 
 fn attend(heads: usize, kv_heads: usize, window: Option<usize>) -> Attend {
-    Attend { heads, kv_heads, head_dim: HEAD, scale: 0.4, window, softcap: None }
+    Attend { heads, kv_heads, head_dim: HEAD, value_dim: HEAD, scale: 0.4, window, softcap: None }
 }
 
 const EXPERTS: usize = 5;
@@ -102,6 +102,13 @@ const LAYERS: &[(&str, Compose)] = &[
         let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
         layer.attention([Value::INPUT, k, k], attend(4, 2, Some(3)), None)
     }),
+    ("attention to values narrower than the keys", |layer| {
+        let k = layer.linear(Value::INPUT, "k", 2 * HEAD);
+        let v = layer.linear(Value::INPUT, "narrow", 2 * (HEAD - 4));
+        let attend = Attend { value_dim: HEAD - 4, ..attend(4, 2, None) };
+        let mixed = layer.attention([Value::INPUT, k, v], attend, None);
+        layer.linear(mixed, "out", WIDTH)
+    }),
     ("SiLU", |layer| {
         let up = layer.linear(Value::INPUT, "square", WIDTH);
         layer.gated(Value::INPUT, up, Activation::Silu)
@@ -126,6 +133,22 @@ const LAYERS: &[(&str, Compose)] = &[
     }),
     ("experts with their shares among all", |layer| mixture(layer, routing(2, false))),
     ("experts with shares of their own", |layer| mixture(layer, routing(2, true))),
+    ("experts by themselves, scaled", |layer| {
+        mixture(layer, Routing { gating: Gating::Sigmoid, scale: 2.5, ..routing(2, false) })
+    }),
+    ("experts by themselves, with biases, one of which chooses", |layer| {
+        let scores = layer.linear(Value::INPUT, "router", EXPERTS);
+        let routing = Routing { gating: Gating::Sigmoid, scale: 2.5, ..routing(3, true) };
+        let shares = layer.router(scores, routing);
+        layer.experts(Value::INPUT, shares, ["gates_b", "ups_b", "downs_b"], HIDDEN, Activation::ClampedSwiglu)
+    }),
+    ("two parts of each head, each times its own matrix, in another order", |layer| {
+        let first = layer.columns_of_groups(Value::INPUT, HEAD, 0, 5);
+        let rest = layer.columns_of_groups(Value::INPUT, HEAD, 5, HEAD - 5);
+        let turned = layer.linear_of_heads(rest, "stack", WIDTH / HEAD, 8);
+        let both = layer.concat(turned, first, WIDTH / HEAD);
+        layer.concat(both, first, 1)
+    }),
     ("multiples of a product, one of which is read again", |layer| {
         let product = layer.linear(Value::INPUT, "square", WIDTH);
         let half = layer.scale(product, 0.5);
@@ -172,11 +195,16 @@ fn shape(stem: &str) -> (usize, usize) {
         "rate" => (1, LINEAR.value_heads),
         "shift" => (LINEAR.value_heads, 1),
         "k" | "v" => (2 * HEAD, WIDTH),
+        "narrow" => (2 * (HEAD - 4), WIDTH),
+        "out" => (WIDTH, 4 * (HEAD - 4)),
         "heads" => (1, HEAD),
         "sinks" => (1, WIDTH / HEAD),
         "router" => (EXPERTS, WIDTH),
-        "gates" | "ups" => (EXPERTS * HIDDEN, WIDTH),
-        "downs" => (EXPERTS * WIDTH, HIDDEN),
+        "gates" | "ups" | "gates_b" | "ups_b" => (EXPERTS * HIDDEN, WIDTH),
+        "downs" | "downs_b" => (EXPERTS * WIDTH, HIDDEN),
+        // for each head
+        "stack" => (WIDTH / HEAD * 8, HEAD - 5),
+        "exp_probs_b" => (EXPERTS, 1),
         _ => (1, WIDTH),
     }
 }
@@ -273,7 +301,7 @@ fn gradients_are_those_of_finite_differences() {
         let mut of_devices: Vec<Vec<f32>> = Vec::new();
         for device in devices() {
             let mut random = Random::new(11);
-            let has_tensor = |name: &str| name == "blk.0.wide.bias";
+            let has_tensor = |name: &str| name == "blk.0.wide.bias" || name.ends_with("_b.bias");
             let mut builder = Builder::new(0, WIDTH, 1e-5, &has_tensor);
             let output = compose(&mut builder);
             let layer = builder.finish(output);

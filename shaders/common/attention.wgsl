@@ -1,13 +1,17 @@
 // What the attention kernels share: 16 rows of their own (queries, or keys backwards) against 32 others at a time,
 // staged in slices of 64 elements of a head. Invocation (row, lane) = (local / 16, local % 16) of 256.
+// What comes out is summed up in registers, a part of 4 slices per workgroup: where a head is wider, several workgroups
+// make the same scores.
 // Queries and keys are counted from the start of their sequence.
 struct Params {
     grid: Grid,
     seq_len: u32,
     heads: u32,
     kv_heads: u32,
-    // vec4s per head.
+    // vec4s per head of queries and keys.
     quads: u32,
+    // vec4s per head of values and of the output.
+    value_quads: u32,
     // A query sees this many keys, its own included.
     window: u32,
     scale: f32,
@@ -23,6 +27,7 @@ struct Params {
 const OWN_ROWS: u32 = 16u;
 const OTHER_ROWS: u32 = 32u;
 const SLICE: u32 = 16u;
+const PART_SLICES: u32 = 4u;
 // One more than a slice, against bank conflicts.
 const STRIDE: u32 = 17u;
 const TILE_STRIDE: u32 = 33u;
@@ -33,35 +38,32 @@ var<workgroup> other: array<vec4<f32>, 544>;
 // Scores, probabilities or their gradients: [own row][other row].
 var<workgroup> tile: array<f32, 528>;
 
-fn q_index(sequence: u32, query: u32, head: u32, quad: u32) -> u32 {
-    return ((sequence * params.seq_len + query) * params.heads + head) * params.quads + quad;
+// Which head of which query, counted over all.
+fn query_row(sequence: u32, query: u32, head: u32) -> u32 {
+    return (sequence * params.seq_len + query) * params.heads + head;
 }
 
-fn kv_index(sequence: u32, key: u32, kv_head: u32, quad: u32) -> u32 {
-    return ((sequence * params.seq_len + key) * params.kv_heads + kv_head) * params.quads + quad;
-}
-
-fn is_inside(position: u32, quad: u32) -> bool {
-    return position < params.seq_len && quad < params.quads;
+fn key_row(sequence: u32, key: u32, kv_head: u32) -> u32 {
+    return (sequence * params.seq_len + key) * params.kv_heads + kv_head;
 }
 
 fn q_at(sequence: u32, query: u32, head: u32, quad: u32) -> vec4<f32> {
-    if is_inside(query, quad) {
-        return q[q_index(sequence, query, head, quad)];
+    if query < params.seq_len && quad < params.quads {
+        return q[query_row(sequence, query, head) * params.quads + quad];
     }
     return vec4<f32>();
 }
 
 fn k_at(sequence: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
-    if is_inside(key, quad) {
-        return k[kv_index(sequence, key, kv_head, quad)];
+    if key < params.seq_len && quad < params.quads {
+        return k[key_row(sequence, key, kv_head) * params.quads + quad];
     }
     return vec4<f32>();
 }
 
 fn v_at(sequence: u32, key: u32, kv_head: u32, quad: u32) -> vec4<f32> {
-    if is_inside(key, quad) {
-        return v[kv_index(sequence, key, kv_head, quad)];
+    if key < params.seq_len && quad < params.value_quads {
+        return v[key_row(sequence, key, kv_head) * params.value_quads + quad];
     }
     return vec4<f32>();
 }
@@ -76,8 +78,18 @@ fn first_key_tile(query: u32) -> u32 {
     return first / OTHER_ROWS * OTHER_ROWS;
 }
 
-fn slices() -> u32 {
-    return (params.quads + SLICE - 1u) / SLICE;
+fn slices(quads: u32) -> u32 {
+    return (quads + SLICE - 1u) / SLICE;
+}
+
+fn parts(quads: u32) -> u32 {
+    return (slices(quads) + PART_SLICES - 1u) / PART_SLICES;
+}
+
+// Slices of a part, of which a narrower head may have none.
+fn part_slices(quads: u32, part: u32) -> u32 {
+    let before = part * PART_SLICES;
+    return min(max(slices(quads), before) - before, PART_SLICES);
 }
 
 fn put_own(local: u32, value: vec4<f32>) {
@@ -116,6 +128,23 @@ fn mix_staged(local: u32) -> vec4<f32> {
         sum += tile[a + j] * other[j * STRIDE + lane];
     }
     return sum;
+}
+
+// Products of the own query with the keys `first_key + lane` and 16 later.
+fn query_products(local: u32, sequence: u32, head: u32, query: u32, first_key: u32) -> vec2<f32> {
+    let row = local / 16u;
+    let kv_head = head / (params.heads / params.kv_heads);
+    var products = vec2<f32>();
+    for (var slice = 0u; slice < slices(params.quads); slice++) {
+        let quad = slice * SLICE + local % 16u;
+        put_own(local, q_at(sequence, query, head, quad));
+        put_other(local, 0u, k_at(sequence, first_key + row, kv_head, quad));
+        put_other(local, 1u, k_at(sequence, first_key + row + 16u, kv_head, quad));
+        workgroupBarrier();
+        products = dot_staged(local, products);
+        workgroupBarrier();
+    }
+    return products;
 }
 
 // Scores of products, capped without ever making an infinity.

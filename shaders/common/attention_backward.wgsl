@@ -4,13 +4,13 @@
 @group(0) @binding(5) var<storage, read> stats: array<vec2<f32>>;
 
 fn dout_at(sequence: u32, query: u32, head: u32, quad: u32) -> vec4<f32> {
-    if is_inside(query, quad) {
-        return dout[q_index(sequence, query, head, quad)];
+    if query < params.seq_len && quad < params.value_quads {
+        return dout[query_row(sequence, query, head) * params.value_quads + quad];
     }
     return vec4<f32>();
 }
 
 // (log denominator, dout . out) of a query.
 fn stats_at(sequence: u32, query: u32, head: u32) -> vec2<f32> {
-    return stats[(sequence * params.seq_len + min(query, params.seq_len - 1u)) * params.heads + head];
+    return stats[query_row(sequence, min(query, params.seq_len - 1u), head)];
 }

@@ -1,6 +1,6 @@
 //! Layers with a mixture of experts in place of one feed-forward part.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::HfConfig;
 use super::hparams::Mixture;
@@ -95,6 +95,14 @@ pub(super) fn counts(architecture: &str, config: &HfConfig, metadata: &mut Metad
             metadata.set(format!("{architecture}.{key}"), count);
         }
     }
+    // llama.cpp's enumeration
+    let gating = match config.get("scoring_func").map(|name| name.as_str().unwrap_or_default()) {
+        None => return Ok(()),
+        Some("softmax") => 1u32,
+        Some("sigmoid") => 2,
+        Some(other) => bail!("unsupported `scoring_func` `{other}`: `{}`", config.path().display()),
+    };
+    metadata.set(format!("{architecture}.expert_gating_func"), gating);
     Ok(())
 }
 

@@ -31,8 +31,11 @@ const LAYOUT: Layout = Layout {
     ..Layout::LLAMA
 };
 
-/// Columns and rows change places; gate and up take turns.
+/// Columns and rows change places, unless they are packed; gate and up take turns.
 const EXPERTS: Names = &[
+    ("ffn_down_exps.weight", "mlp.experts.down_proj_blocks"),
+    ("ffn_gate_exps.weight", "mlp.experts.gate_up_proj_blocks"),
+    ("ffn_up_exps.weight", "mlp.experts.gate_up_proj_blocks"),
     ("ffn_down_exps.weight", "mlp.experts.down_proj"),
     ("ffn_down_exps.bias", "mlp.experts.down_proj_bias"),
     ("ffn_gate_exps.weight", "mlp.experts.gate_up_proj"),
@@ -92,15 +95,18 @@ impl Family for GptOss {
         Ok(metadata)
     }
 
-    fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
+    fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform {
         let turns = |first| match gguf_name.ends_with(".bias") {
             true => Transform::EachColumn { step: 2, first },
-            false => Transform::Transposed { step: 2, first },
+            false => Transform::Transposed { step: 2, first, period: hparams.n_embd },
         };
         match gguf_name.splitn(3, '.').nth(2).unwrap_or_default() {
             name if name.starts_with("ffn_gate_exps.") => turns(0),
             name if name.starts_with("ffn_up_exps.") => turns(1),
-            "ffn_down_exps.weight" => Transform::Transposed { step: 1, first: 0 },
+            "ffn_down_exps.weight" => {
+                let period = hparams.mixture.map_or(hparams.n_ff, |mixture| mixture.n_ff);
+                Transform::Transposed { step: 1, first: 0, period }
+            }
             _ => Transform::None,
         }
     }

@@ -199,6 +199,11 @@ impl HfConfig {
         settings.number("rope_theta")?.map_or_else(local, |theta| Ok(Some(theta)))
     }
 
+    /// A number among the settings of rotary embedding, if it is given.
+    pub fn rope_number(&self, key: &str) -> Result<Option<f64>> {
+        Settings { config: self, map: self.rope_settings() }.number(key)
+    }
+
     /// Rotary embedding settings. `context` is `max_position_embeddings`.
     ///
     /// Fails on a scaling that is unknown or lacks a number.

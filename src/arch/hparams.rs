@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail};
 
+use super::deepseek::Mla;
 use super::linear::LinearAttention;
 use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
@@ -23,8 +24,12 @@ pub struct Hparams {
     pub n_ff: usize,
     pub n_head: usize,
     pub n_head_kv: usize,
-    /// Elements of one head, of queries, keys and values alike.
+    /// Elements of one head of queries and keys.
     pub head_dim: usize,
+    /// Elements of one head of values.
+    pub value_dim: usize,
+    /// What heads are made of where they come out of a latent.
+    pub mla: Option<Mla>,
     pub n_vocab: usize,
     /// Longest context the model was trained for, in tokens.
     pub n_ctx_train: usize,
@@ -91,9 +96,14 @@ impl Hparams {
         self.n_head * self.head_dim
     }
 
-    /// Width of the keys, and of the values, of one token.
-    pub fn kv_width(&self) -> usize {
+    /// Width of the keys of one token.
+    pub fn k_width(&self) -> usize {
         self.n_head_kv * self.head_dim
+    }
+
+    /// Width of the values of one token.
+    pub fn v_width(&self) -> usize {
+        self.n_head_kv * self.value_dim
     }
 
     /// Tokens that attention of layer `il` sees, itself included, where it does not see all.
@@ -130,11 +140,9 @@ impl Hparams {
         let n_embd = keys.size("embedding_length")?;
         let n_head = keys.size("attention.head_count")?;
         let head_dim = keys.size_or("attention.key_length", n_embd / n_head)?;
-        if keys.size_or("attention.value_length", n_embd / n_head)? != head_dim {
-            bail!("keys and values of different width are not supported: `{architecture}.attention.value_length`");
-        }
+        let value_dim = keys.size_or("attention.value_length", n_embd / n_head)?;
         let n_head_kv = keys.size_or("attention.head_count_kv", n_head)?;
-        if head_dim == 0 || n_head_kv == 0 || !n_head.is_multiple_of(n_head_kv) {
+        if head_dim == 0 || value_dim == 0 || n_head_kv == 0 || !n_head.is_multiple_of(n_head_kv) {
             bail!("{n_head} heads cannot share {n_head_kv} key-value heads: `{architecture}.attention.head_count_kv`");
         }
         let n_ctx_train = keys.size("context_length")?;
@@ -147,6 +155,8 @@ impl Hparams {
             n_head,
             n_head_kv,
             head_dim,
+            value_dim,
+            mla: None,
             n_vocab: n_vocab.map_or_else(|| keys.vocabulary(), Ok)?,
             n_ctx_train,
             norm: NormKind::Rms,

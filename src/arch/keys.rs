@@ -55,10 +55,12 @@ pub(super) fn common(
     if rope.part.is_some_and(|part| part != 1.0) && !layout.partial_rope {
         bail!("unsupported `partial_rotary_factor`: `{}`", config.path().display());
     }
+    if matches!(rope.scaling, HfScaling::Long { .. }) && !layout.rope_factors {
+        bail!("rope scaling `longrope` is not supported for {architecture}: `{}`", config.path().display());
+    }
     rope_metadata(architecture, &rope, &mut metadata);
     metadata.set(format!("{architecture}.rope.freq_base"), config.rope_theta()?.unwrap_or(defaults.theta) as f32);
-    if let Some(theta) = defaults.local_theta {
-        let theta = config.local_rope_theta()?.unwrap_or(theta);
+    if let Some(theta) = config.local_rope_theta()?.or(defaults.local_theta) {
         metadata.set(format!("{architecture}.rope.freq_base_swa"), theta as f32);
     }
     let (key, hf) = match layout.norm {
@@ -110,12 +112,12 @@ pub(super) fn head_dim(config: &HfConfig, defaults: &Defaults) -> Result<u32> {
 fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
     let name = |key: &str| format!("{architecture}.rope.{key}");
     match &rope.scaling {
-        HfScaling::None | HfScaling::Llama3 { .. } => {}
+        // tensors hold the factors
+        HfScaling::None | HfScaling::Llama3 { .. } | HfScaling::Long { .. } => {}
         HfScaling::Linear { factor } => {
             metadata.set(name("scaling.type"), "linear");
             metadata.set(name("scaling.factor"), *factor as f32);
         }
-        HfScaling::Long { .. } => metadata.set(name("scaling.type"), "longrope"),
         HfScaling::Yarn { factor, original_context, extrapolation_factor, attention_factor, beta_fast, beta_slow } => {
             metadata.set(name("scaling.type"), "yarn");
             metadata.set(name("scaling.factor"), *factor as f32);

@@ -23,6 +23,8 @@ pub struct Layout {
     pub(super) partial_rope: bool,
     /// The matrix of queries has as many rows again for each head: gates of what attention makes.
     pub(super) gated_q: bool,
+    /// Frequencies may be stretched by tables of factors.
+    pub(super) rope_factors: bool,
     /// Gate and up are one matrix, called up.
     pub(super) fused_gate: bool,
     pub(super) activation: Activation,
@@ -73,6 +75,7 @@ impl Layout {
         fused_qkv: false,
         partial_rope: false,
         gated_q: false,
+        rope_factors: false,
         fused_gate: false,
         activation: Activation::Silu,
         sinks: false,
@@ -127,7 +130,7 @@ fn norm(layer: &mut Builder, value: Value, stem: Option<&str>) -> Value {
 
 /// Attention up to its output projection.
 pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, normed: Value, layout: &Layout) -> Value {
-    let Hparams { n_head, n_head_kv, head_dim, .. } = *hparams;
+    let Hparams { n_head, n_head_kv, head_dim, value_dim, .. } = *hparams;
     let [mut q, mut k, v] = queries_keys_values(layer, hparams, normed, layout);
     let gate = layout.gated_q.then(|| layer.columns_of_groups(q, 2 * head_dim, head_dim, head_dim));
     if layout.gated_q {
@@ -150,19 +153,19 @@ pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, norme
         k = layer.rope(k, rotate(n_head_kv));
     }
     let (scale, window, softcap) = (hparams.attention_scale, hparams.window(il), hparams.attention_softcap);
-    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, scale, window, softcap };
+    let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, value_dim, scale, window, softcap };
     let mixed = layer.attention([q, k, v], attend, layout.sinks.then_some("attn_sinks"));
     gate.map_or(mixed, |gate| layer.sigmoid_gate(mixed, gate))
 }
 
 fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, layout: &Layout) -> [Value; 3] {
-    let (q, kv) = (hparams.q_width(), hparams.kv_width());
+    let (q, k, v) = (hparams.q_width(), hparams.k_width(), hparams.v_width());
     if layout.fused_qkv {
-        let all = layer.linear(normed, "attn_qkv", q + 2 * kv);
-        return [(0, q), (q, kv), (q + kv, kv)].map(|(first, count)| layer.columns(all, first, count));
+        let all = layer.linear(normed, "attn_qkv", q + k + v);
+        return [(0, q), (q, k), (q + k, v)].map(|(first, count)| layer.columns(all, first, count));
     }
     let q = if layout.gated_q { 2 * q } else { q };
-    [("attn_q", q), ("attn_k", kv), ("attn_v", kv)].map(|(stem, rows)| layer.linear(normed, stem, rows))
+    [("attn_q", q), ("attn_k", k), ("attn_v", v)].map(|(stem, rows)| layer.linear(normed, stem, rows))
 }
 
 /// The feed-forward half, added to the residual stream `hidden`.

@@ -4,6 +4,7 @@
 //! into [`FAMILIES`].
 
 mod cohere;
+mod deepseek;
 mod experts;
 mod gemma2;
 mod gemma3;
@@ -39,6 +40,7 @@ pub use names::Place;
 /// Every family that has a forward pass.
 static FAMILIES: &[&dyn Family] = &[
     &cohere::Cohere2,
+    &deepseek::DeepSeek2,
     &gemma2::Gemma2,
     &gemma3::Gemma3,
     &glm::Glm4,
@@ -47,7 +49,6 @@ static FAMILIES: &[&dyn Family] = &[
     &granite::GRANITE,
     &granite::GRANITE_MOE,
     &llama::Llama,
-    &llama::SmolLm3,
     &olmo::Olmo2,
     &phi::Phi3,
     &qwen::QWEN2,
@@ -55,6 +56,7 @@ static FAMILIES: &[&dyn Family] = &[
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
     &qwen_next::Qwen3Next,
+    &llama::SmolLm3,
 ];
 
 /// What is done to a Hugging Face tensor on its way to the GGUF name.
@@ -74,10 +76,11 @@ pub enum Transform {
         first: usize,
         count: usize,
     },
-    /// Row r of each matrix of a stack is column `step r + first`.
+    /// Row r of each matrix of a stack is column `step r + first` of the first of each `period` rows.
     Transposed {
         step: usize,
         first: usize,
+        period: usize,
     },
     /// Element i of each row is the one at `step i + first`.
     EachColumn {
@@ -101,6 +104,20 @@ impl Transform {
         matches!(self, Transform::AddOne | Transform::MinusExp)
     }
 
+    /// Whether the source may have a stack of matrices as one.
+    pub fn flattens(self) -> bool {
+        matches!(self, Transform::CutRows { .. } | Transform::Transposed { .. })
+    }
+
+    /// The same for a source whose rows are what its columns are here.
+    pub fn by_rows(self) -> Transform {
+        match self {
+            Transform::Transposed { step: 1, .. } => Transform::None,
+            Transform::Transposed { step, first, .. } => Transform::CutRows { period: step, first, count: 1 },
+            other => other,
+        }
+    }
+
     /// The shape of the source of a tensor of this shape, columns first.
     pub fn source_dims(self, dims: &[u64]) -> Vec<u64> {
         let mut dims = dims.to_vec();
@@ -111,9 +128,9 @@ impl Transform {
                 dims[1] = dims[1] / counts.iter().sum::<usize>() as u64 * period as u64;
             }
             Transform::CutRows { period, count, .. } => dims[1] = dims[1] / count as u64 * period as u64,
-            Transform::Transposed { step, .. } => {
-                dims.swap(0, 1);
-                dims[0] *= step as u64;
+            Transform::Transposed { step, period, .. } => {
+                dims[0] = dims[1] * step as u64;
+                dims[1] = period as u64;
             }
             Transform::EachColumn { step, .. } => dims[0] *= step as u64,
         }

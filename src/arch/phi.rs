@@ -25,6 +25,7 @@ const LAYOUT: Layout = Layout {
     fused_qkv: true,
     fused_gate: true,
     partial_rope: true,
+    rope_factors: true,
     ..Layout::LLAMA
 };
 
@@ -55,7 +56,7 @@ impl Family for Phi3 {
             bail!("a `head_dim` of its own is not supported for Phi-3: `{}`", config.path().display());
         }
         let context = original_context(config)?;
-        let mut metadata = keys::some(&common, ARCHITECTURE, &["rope.scaling.type", "context_length"]);
+        let mut metadata = keys::some(&common, ARCHITECTURE, &["context_length"]);
         metadata.set("phi3.rope.scaling.original_context_length", context);
         let sizes = [
             "embedding_length",

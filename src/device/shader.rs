@@ -185,6 +185,8 @@ pub static SOURCES: &[(&str, &str)] = wgsl![
     "glu_backward",
     "gram",
     "kld",
+    "logit_shape",
+    "logit_shape_backward",
     "matmul",
     "matmul_transposed",
     "norm",

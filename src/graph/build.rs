@@ -1,8 +1,8 @@
 //! Composing a layer.
 
 use super::ops::{
-    Add, Attend, Attention, Columns, DeltaGates, Experts, Gated, GatedDelta, Linear, Norm, Rope, Rotate, Router,
-    Routing, Scale, ShortConv, SigmoidGate,
+    Add, Attend, Attention, Columns, Concat, DeltaGates, Experts, Gated, GatedDelta, HeadsLinear, Linear, Norm, Rope,
+    Rotate, Router, Routing, Scale, ShortConv, SigmoidGate,
 };
 use super::{Expected, Graph, Operation, Value};
 use crate::kernels::gated_delta::DeltaHeads;
@@ -148,6 +148,20 @@ impl<'a> Builder<'a> {
         self.push(Columns { src, dst, group, first, count })
     }
 
+    /// `groups` groups of columns, each of some of `a` and some of `b`.
+    pub fn concat(&mut self, a: Value, b: Value, groups: usize) -> Value {
+        let dst = self.value(self.width(a) + self.width(b));
+        self.push(Concat { a, b, dst, groups })
+    }
+
+    /// The columns of each head times its own matrix, which has `rows`.
+    pub fn linear_of_heads(&mut self, src: Value, stem: &str, heads: usize, rows: usize) -> Value {
+        let cols = self.width(src) / heads;
+        let weight = self.weight(stem, &[cols, rows, heads]);
+        let dst = self.value(heads * rows);
+        self.push(HeadsLinear { src, dst, weight, heads, cols, rows })
+    }
+
     /// A value times a number.
     pub fn scale(&mut self, src: Value, factor: f32) -> Value {
         let dst = self.value(self.width(src));
@@ -170,7 +184,7 @@ impl<'a> Builder<'a> {
     /// Causal grouped-query attention, with sinks if they have a stem.
     pub fn attention(&mut self, [q, k, v]: [Value; 3], attend: Attend, sinks: Option<&str>) -> Value {
         let sinks = sinks.map(|stem| self.weight(stem, &[attend.heads]));
-        let dst = self.value(self.width(q));
+        let dst = self.value(attend.heads * attend.value_dim);
         self.push(Attention { q, k, v, dst, sinks, attend })
     }
 

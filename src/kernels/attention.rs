@@ -15,6 +15,8 @@ pub(super) const QUERIES: usize = 64;
 pub(super) const KEYS: usize = 128;
 /// Rows of one workgroup of the shaders: queries, or keys backwards.
 pub(super) const GROUP_ROWS: usize = 16;
+/// Columns of a result that one workgroup makes: a wider head has several parts, each with all of the scores.
+pub(super) const PART: usize = 256;
 
 /// The shape of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +27,10 @@ pub struct AttentionParams {
     pub heads: usize,
     /// Divides `heads`; head h uses keys and values `h / (heads / kv_heads)`.
     pub kv_heads: usize,
+    /// Elements of a head of queries and keys.
     pub head_dim: usize,
+    /// Elements of a head of values and of the output.
+    pub value_dim: usize,
     /// Factor of the scores, usually 1/sqrt(head_dim).
     pub scale: f32,
     /// Keys that a query sees, its own included; all before it if none.
@@ -41,6 +46,7 @@ pub(super) struct Params {
     heads: u32,
     kv_heads: u32,
     quads: u32,
+    value_quads: u32,
     window: u32,
     scale: f32,
     /// 0 if there is none.
@@ -57,8 +63,16 @@ impl AttentionParams {
         self.heads * self.head_dim
     }
 
-    pub(super) fn kv_width(&self) -> usize {
+    pub(super) fn k_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    pub(super) fn v_width(&self) -> usize {
+        self.kv_heads * self.value_dim
+    }
+
+    pub(super) fn out_width(&self) -> usize {
+        self.heads * self.value_dim
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -74,33 +88,24 @@ impl AttentionParams {
         Ok(())
     }
 
-    /// Fails unless x is `[tokens, heads, head_dim]`, or the same with `kv_heads`, and there is a sink for each head.
-    pub(super) fn expect(
-        &self,
-        query_sided: &[(&str, &Buffer)],
-        key_sided: &[(&str, &Buffer)],
-        sinks: Option<&Buffer>,
-    ) -> Result<()> {
-        for (role, buffer) in query_sided {
-            buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.q_width())?;
-        }
-        for (role, buffer) in key_sided {
-            buffer.expect_words(&format!("{role} of attention"), self.tokens() * self.kv_width())?;
+    /// Fails unless buffers have a row of their width for each token, and there is a sink for each head.
+    pub(super) fn expect(&self, buffers: &[(&str, &Buffer, usize)], sinks: Option<&Buffer>) -> Result<()> {
+        for (role, buffer, width) in buffers {
+            buffer.expect_words(&format!("{role} of attention"), self.tokens() * width)?;
         }
         sinks.map_or(Ok(()), |sinks| sinks.expect_words("sinks of attention", self.heads))
     }
 
     pub(super) fn shader_params(&self, has_sinks: bool) -> Result<Params> {
-        ensure!(
-            self.head_dim.is_multiple_of(4) && self.head_dim <= 256,
-            "heads must be of at most 256 elements, a multiple of 4, on a GPU: `{}`",
-            self.head_dim
-        );
+        for dim in [self.head_dim, self.value_dim] {
+            ensure!(dim.is_multiple_of(4), "heads must be of a multiple of 4 elements on a GPU: `{dim}`");
+        }
         Ok(Params {
             seq_len: word(self.seq_len)?,
             heads: word(self.heads)?,
             kv_heads: word(self.kv_heads)?,
             quads: word(self.head_dim / 4)?,
+            value_quads: word(self.value_dim / 4)?,
             window: word(self.window.unwrap_or(self.seq_len).min(self.seq_len))?,
             scale: self.scale,
             softcap: self.softcap.unwrap_or(0.0),
@@ -113,10 +118,11 @@ impl AttentionParams {
         if self.softcap.is_some() { 1.0 } else { self.scale }
     }
 
-    /// Operations of one product of 16 rows with all the keys they see, on average.
-    pub(super) fn group_cost(&self) -> f64 {
+    /// Operations of 16 rows with all the keys they see, on average: their scores, what a softmax takes, and products
+    /// of `elements` more per pair.
+    pub(super) fn group_cost(&self, elements: usize) -> f64 {
         let seen = self.window.unwrap_or(self.seq_len).min(self.seq_len).div_ceil(2).max(32);
-        (2 * GROUP_ROWS * seen * self.head_dim) as f64
+        (2 * GROUP_ROWS * seen * (2 * self.head_dim + elements)) as f64
     }
 
     /// The keys that a query sees, both counted from the start of the sequence.
@@ -125,7 +131,8 @@ impl AttentionParams {
     }
 }
 
-/// out `[tokens, heads, head_dim]` = softmax(q k^T scale, causal per sequence) v; k and v are `[tokens, kv_heads, head_dim]`.
+/// out `[tokens, heads, value_dim]` = softmax(q k^T scale, causal per sequence) v, with q `[tokens, heads, head_dim]`,
+/// k `[tokens, kv_heads, head_dim]` and v `[tokens, kv_heads, value_dim]`.
 /// `sinks` `[heads]` are one more score for every query of a head, whose probability goes nowhere.
 ///
 /// # Errors
@@ -140,7 +147,13 @@ pub fn attention(
     params: AttentionParams,
 ) -> Result<()> {
     params.check()?;
-    params.expect(&[("q", q), ("out", out)], &[("k", k), ("v", v)], sinks)?;
+    let buffers = [
+        ("q", q, params.q_width()),
+        ("k", k, params.k_width()),
+        ("v", v, params.v_width()),
+        ("out", out, params.out_width()),
+    ];
+    params.expect(&buffers, sinks)?;
     match dev {
         Device::Cpu(_) => {
             let sinks = sinks.map(Buffer::view).transpose()?;
@@ -154,16 +167,19 @@ pub fn attention(
             // something has to be bound
             bindings: &[q, k, v, sinks.unwrap_or(q), out],
             params: bytemuck::bytes_of(&params.shader_params(sinks.is_some())?),
-            groups: params.sequences * params.heads * params.seq_len.div_ceil(GROUP_ROWS),
-            group_cost: 3.0 * params.group_cost(),
+            groups: params.sequences
+                * params.heads
+                * params.seq_len.div_ceil(GROUP_ROWS)
+                * params.value_dim.div_ceil(PART),
+            group_cost: params.group_cost(params.value_dim.min(PART)),
         }),
     }
 }
 
 pub fn twin(q: &[f32], k: &[f32], v: &[f32], sinks: Option<&[f32]>, out: &mut [f32], params: AttentionParams) {
-    let AttentionParams { sequences, seq_len, heads, head_dim, .. } = params;
+    let AttentionParams { sequences, seq_len, heads, value_dim, .. } = params;
     let inputs = Inputs { q, k, v, sinks, params };
-    let width = params.q_width();
+    let width = params.out_width();
     let blocks = seq_len.div_ceil(QUERIES);
     let out = Disjoint::new(&mut out[..params.tokens() * width]);
     // Task (sequence, head, block) writes the rows of its queries, the columns of its head.
@@ -171,10 +187,10 @@ pub fn twin(q: &[f32], k: &[f32], v: &[f32], sinks: Option<&[f32]>, out: &mut [f
         let (block, head, sequence) = (task % blocks, task / blocks % heads, task / blocks / heads);
         let queries = block * QUERIES..seq_len.min((block + 1) * QUERIES);
         inputs.attend(sequence, head, queries.clone(), scratch);
-        for (row, query) in scratch.mixed.chunks_exact(head_dim).zip(queries) {
-            let target = out.at((sequence * seq_len + query) * width + head * head_dim);
+        for (row, query) in scratch.mixed.chunks_exact(value_dim).zip(queries) {
+            let target = out.at((sequence * seq_len + query) * width + head * value_dim);
             // SAFETY: a row of this task's head, within out; no other task touches it.
-            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), target, head_dim) };
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), target, value_dim) };
         }
     });
 }
@@ -194,7 +210,7 @@ pub(super) struct Inputs<'a> {
 pub(super) struct Scratch {
     /// Scores, then probabilities, `[queries, keys]`.
     pub(super) tile: Vec<f32>,
-    /// Output of the block of queries, `[queries, head_dim]`.
+    /// Output of the block of queries, `[queries, value_dim]`.
     pub(super) mixed: Vec<f32>,
     /// Per query of the block: running maximum, and sum of the softmax, those of the sink included.
     pub(super) largest: Vec<f32>,
@@ -202,16 +218,26 @@ pub(super) struct Scratch {
 }
 
 impl<'a> Inputs<'a> {
-    /// Rows of queries (or anything shaped like q) of one head.
-    pub(super) fn query_side(&self, x: &'a [f32], sequence: usize, head: usize, first: usize) -> Mat<'a> {
-        let (width, head_dim) = (self.params.q_width(), self.params.head_dim);
-        Mat::rows(&x[(sequence * self.params.seq_len + first) * width + head * head_dim..], width)
+    /// Rows of queries of one head.
+    pub(super) fn q_rows(&self, sequence: usize, head: usize, first: usize) -> Mat<'a> {
+        self.rows(self.q, [self.params.heads, self.params.head_dim], sequence, head, first)
     }
 
-    /// Rows of keys (or anything shaped like k) of the head that a query's head uses.
-    pub(super) fn key_side(&self, x: &'a [f32], sequence: usize, kv_head: usize, first: usize) -> Mat<'a> {
-        let (width, head_dim) = (self.params.kv_width(), self.params.head_dim);
-        Mat::rows(&x[(sequence * self.params.seq_len + first) * width + kv_head * head_dim..], width)
+    pub(super) fn k_rows(&self, sequence: usize, kv_head: usize, first: usize) -> Mat<'a> {
+        self.rows(self.k, [self.params.kv_heads, self.params.head_dim], sequence, kv_head, first)
+    }
+
+    pub(super) fn v_rows(&self, sequence: usize, kv_head: usize, first: usize) -> Mat<'a> {
+        self.rows(self.v, [self.params.kv_heads, self.params.value_dim], sequence, kv_head, first)
+    }
+
+    /// Rows of anything that is shaped like the output.
+    pub(super) fn out_rows(&self, x: &'a [f32], sequence: usize, head: usize, first: usize) -> Mat<'a> {
+        self.rows(x, [self.params.heads, self.params.value_dim], sequence, head, first)
+    }
+
+    fn rows(&self, x: &'a [f32], [heads, dim]: [usize; 2], sequence: usize, head: usize, first: usize) -> Mat<'a> {
+        Mat::rows(&x[((sequence * self.params.seq_len + first) * heads + head) * dim..], heads * dim)
     }
 
     pub(super) fn kv_head(&self, head: usize) -> usize {
@@ -234,8 +260,8 @@ impl<'a> Inputs<'a> {
         tile: &mut Vec<f32>,
     ) {
         tile.resize(queries.len() * keys.len(), 0.0);
-        let q = self.query_side(self.q, sequence, head, queries.start);
-        let k = self.key_side(self.k, sequence, self.kv_head(head), keys.start);
+        let q = self.q_rows(sequence, head, queries.start);
+        let k = self.k_rows(sequence, self.kv_head(head), keys.start);
         let shape = [queries.len(), keys.len(), self.params.head_dim];
         multiply(tile, keys.len(), shape, q, k.transposed(), false, Threads::One);
         if let Some(cap) = self.params.softcap {
@@ -245,10 +271,10 @@ impl<'a> Inputs<'a> {
 
     /// Leaves the normalized output of a block of queries in `scratch.mixed`, with the state of the softmax.
     pub(super) fn attend(&self, sequence: usize, head: usize, queries: Range<usize>, scratch: &mut Scratch) {
-        let head_dim = self.params.head_dim;
+        let value_dim = self.params.value_dim;
         let Scratch { tile, mixed, largest, total } = scratch;
         mixed.clear();
-        mixed.resize(queries.len() * head_dim, 0.0);
+        mixed.resize(queries.len() * value_dim, 0.0);
         largest.clear();
         let (highest, sum) = self.sinks.map_or((-1e30, 0.0), |sinks| (sinks[head], 1.0));
         largest.resize(queries.len(), highest);
@@ -259,13 +285,13 @@ impl<'a> Inputs<'a> {
             for (i, row) in tile.chunks_exact_mut(keys.len()).enumerate() {
                 let seen = within(&self.params.seen(queries.start + i), &keys);
                 let shrink = soften(row, seen, self.params.missing_scale(), &mut largest[i], &mut total[i]);
-                mixed[i * head_dim..][..head_dim].iter_mut().for_each(|value| *value *= shrink);
+                mixed[i * value_dim..][..value_dim].iter_mut().for_each(|value| *value *= shrink);
             }
-            let v = self.key_side(self.v, sequence, self.kv_head(head), keys.start);
-            let shape = [queries.len(), head_dim, keys.len()];
-            multiply(mixed, head_dim, shape, Mat::rows(tile, keys.len()), v, true, Threads::One);
+            let v = self.v_rows(sequence, self.kv_head(head), keys.start);
+            let shape = [queries.len(), value_dim, keys.len()];
+            multiply(mixed, value_dim, shape, Mat::rows(tile, keys.len()), v, true, Threads::One);
         }
-        for (row, total) in mixed.chunks_exact_mut(head_dim).zip(&*total) {
+        for (row, total) in mixed.chunks_exact_mut(value_dim).zip(&*total) {
             row.iter_mut().for_each(|value| *value /= total);
         }
     }

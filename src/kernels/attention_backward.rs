@@ -3,12 +3,13 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::attention::{AttentionParams, GROUP_ROWS, Inputs, QUERIES, Scratch, within};
+use super::attention::{AttentionParams, GROUP_ROWS, Inputs, PART, QUERIES, Scratch, within};
 use super::gemm::{Mat, Threads, multiply, multiply_into};
 use super::{Call, Disjoint, dot, exp};
 use crate::device::{Buffer, Device, GpuDevice};
 
-/// Writes dq, dk and dv for the gradient `dout` of the output; shapes as in [`super::attention::attention`].
+/// Writes dq, dk and dv for the gradient `dout` of the output; shapes as in [`super::attention::attention`], each
+/// gradient's as that of its input.
 ///
 /// # Errors
 /// If a buffer is too small, on a GPU larger than a binding, or if the heads do not divide.
@@ -26,7 +27,16 @@ pub fn attention_backward(
     params: AttentionParams,
 ) -> Result<()> {
     params.check()?;
-    params.expect(&[("q", q), ("dout", dout), ("dq", dq)], &[("k", k), ("v", v), ("dk", dk), ("dv", dv)], sinks)?;
+    let buffers = [
+        ("q", q, params.q_width()),
+        ("k", k, params.k_width()),
+        ("v", v, params.v_width()),
+        ("dout", dout, params.out_width()),
+        ("dq", dq, params.q_width()),
+        ("dk", dk, params.k_width()),
+        ("dv", dv, params.v_width()),
+    ];
+    params.expect(&buffers, sinks)?;
     match dev {
         Device::Cpu(_) => {
             let (q, k, v, dout) = (q.view()?, k.view()?, v.view()?, dout.view()?);
@@ -50,9 +60,10 @@ fn record(
     [dq, dk, dv]: [&Buffer; 3],
     params: AttentionParams,
 ) -> Result<()> {
+    let AttentionParams { heads, kv_heads, head_dim, value_dim, .. } = params;
     let blocks = params.sequences * params.seq_len.div_ceil(GROUP_ROWS);
     let shader_params = params.shader_params(sinks.is_some())?;
-    let call = |shader, bindings: &[&Buffer], groups, products| {
+    let call = |shader, bindings: &[&Buffer], groups, group_cost| {
         gpu.run(&Call {
             shader,
             weight: None,
@@ -60,14 +71,19 @@ fn record(
             bindings,
             params: bytemuck::bytes_of(&shader_params),
             groups,
-            group_cost: products * params.group_cost(),
+            group_cost,
         })
     };
-    let sharing = (params.heads / params.kv_heads) as f64;
-    // something has to be bound
-    call("attention_stats", &[q, k, v, sinks.unwrap_or(q), dout, stats], blocks * params.heads, 3.0)?;
-    call("attention_backward_q", &[q, k, v, dout, stats, dq], blocks * params.heads, 4.0)?;
-    call("attention_backward_kv", &[q, k, v, dout, stats, dk, dv], blocks * params.kv_heads, 5.0 * sharing)
+    let [parts, value_parts] = [head_dim, value_dim].map(|dim| dim.div_ceil(PART));
+    let [part, value_part] = [head_dim, value_dim].map(|dim| dim.min(PART));
+    // one workgroup does all parts of the output; something has to be bound
+    let cost = value_parts as f64 * params.group_cost(value_part);
+    call("attention_stats", &[q, k, v, sinks.unwrap_or(q), dout, stats], blocks * heads, cost)?;
+    let cost = params.group_cost(value_dim + part);
+    call("attention_backward_q", &[q, k, v, dout, stats, dq], blocks * heads * parts, cost)?;
+    let cost = (heads / kv_heads) as f64 * params.group_cost(value_dim + part + value_part);
+    let groups = blocks * kv_heads * parts.max(value_parts);
+    call("attention_backward_kv", &[q, k, v, dout, stats, dk, dv], groups, cost)
 }
 
 /// `gradients` are dq, dk, dv.
@@ -82,8 +98,8 @@ pub fn twin(
 ) {
     let [dq, dk, dv] = gradients;
     dq[..params.tokens() * params.q_width()].fill(0.0);
-    dk[..params.tokens() * params.kv_width()].fill(0.0);
-    dv[..params.tokens() * params.kv_width()].fill(0.0);
+    dk[..params.tokens() * params.k_width()].fill(0.0);
+    dv[..params.tokens() * params.v_width()].fill(0.0);
     let backward = Backward {
         inputs: Inputs { q, k, v, sinks, params },
         dout,
@@ -122,45 +138,46 @@ struct Tiles {
 impl Backward<'_> {
     /// Adds what a block of queries of one head contributes.
     fn block(&self, sequence: usize, head: usize, queries: std::ops::Range<usize>, tiles: &mut Tiles) {
-        let Inputs { q, k, v, params, .. } = self.inputs;
-        let AttentionParams { seq_len, head_dim, .. } = params;
+        let params = self.inputs.params;
+        let AttentionParams { seq_len, head_dim, value_dim, .. } = params;
         let Tiles { forward, changes } = tiles;
         self.inputs.attend(sequence, head, queries.clone(), forward);
-        let dout = self.inputs.query_side(self.dout, sequence, head, queries.start);
+        let dout = self.inputs.out_rows(self.dout, sequence, head, queries.start);
         let known: Vec<(f32, f32)> = (0..queries.len())
             .map(|i| {
                 let along =
-                    dot(&dout.data[i * dout.row_stride..][..head_dim], &forward.mixed[i * head_dim..][..head_dim]);
+                    dot(&dout.data[i * dout.row_stride..][..value_dim], &forward.mixed[i * value_dim..][..value_dim]);
                 (forward.largest[i] + forward.total[i].ln(), along)
             })
             .collect();
 
         let kv_head = self.inputs.kv_head(head);
-        let q_rows = self.inputs.query_side(q, sequence, head, queries.start);
+        let q_rows = self.inputs.q_rows(sequence, head, queries.start);
         for keys in self.inputs.key_tiles(&queries) {
             let [m, n] = [queries.len(), keys.len()];
-            let (k_rows, v_rows) = (
-                self.inputs.key_side(k, sequence, kv_head, keys.start),
-                self.inputs.key_side(v, sequence, kv_head, keys.start),
-            );
+            let (k_rows, v_rows) =
+                (self.inputs.k_rows(sequence, kv_head, keys.start), self.inputs.v_rows(sequence, kv_head, keys.start));
             self.inputs.scores(sequence, head, &queries, &keys, &mut forward.tile);
             changes.resize(m * n, 0.0);
-            multiply(changes, n, [m, n, head_dim], dout, v_rows.transposed(), false, Threads::One);
+            multiply(changes, n, [m, n, value_dim], dout, v_rows.transposed(), false, Threads::One);
             let rows = forward.tile.chunks_exact_mut(n).zip(changes.chunks_exact_mut(n)).zip(&known);
             for (i, ((tile, changes), known)) in rows.enumerate() {
                 let seen = within(&params.seen(queries.start + i), &keys);
                 differentiate(tile, changes, seen, &params, *known);
             }
             let (p, ds) = (Mat::rows(&forward.tile, n), Mat::rows(changes, n));
-            let at_keys = (sequence * seq_len + keys.start) * params.kv_width() + kv_head * head_dim;
-            let at_queries = (sequence * seq_len + queries.start) * params.q_width() + head * head_dim;
+            let (first_key, first_query) = (sequence * seq_len + keys.start, sequence * seq_len + queries.start);
+            let at_k = first_key * params.k_width() + kv_head * head_dim;
+            let at_v = first_key * params.v_width() + kv_head * value_dim;
+            let at_q = first_query * params.q_width() + head * head_dim;
             // SAFETY: columns of this task's heads, within the gradients; no other task touches them.
             unsafe {
-                let (key_shape, key_stride) = ([n, head_dim, m], params.kv_width());
-                multiply_into(self.dv.at(at_keys), key_stride, key_shape, p.transposed(), dout, true, Threads::One);
-                multiply_into(self.dk.at(at_keys), key_stride, key_shape, ds.transposed(), q_rows, true, Threads::One);
-                let (query_shape, query_stride) = ([m, head_dim, n], params.q_width());
-                multiply_into(self.dq.at(at_queries), query_stride, query_shape, ds, k_rows, true, Threads::One);
+                let (shape, stride) = ([n, value_dim, m], params.v_width());
+                multiply_into(self.dv.at(at_v), stride, shape, p.transposed(), dout, true, Threads::One);
+                let (shape, stride) = ([n, head_dim, m], params.k_width());
+                multiply_into(self.dk.at(at_k), stride, shape, ds.transposed(), q_rows, true, Threads::One);
+                let (shape, stride) = ([m, head_dim, n], params.q_width());
+                multiply_into(self.dq.at(at_q), stride, shape, ds, k_rows, true, Threads::One);
             }
         }
     }

@@ -39,17 +39,22 @@ pub struct RunShape {
 }
 
 impl RunShape {
-    /// All layers keep all tokens: llama.cpp's graphs of the families here know no window, whatever the model's config says.
+    /// Windows count where the family has a pattern of them: llama.cpp's graphs of the others know none, whatever the model's config says.
     pub fn of(hparams: &Hparams) -> RunShape {
-        let linear_layers = (0..hparams.n_layer).filter(|il| hparams.linear(*il).is_some()).count() as u64;
+        let linear = (0..hparams.n_layer).filter(|il| hparams.linear(*il).is_some()).count();
+        let window = hparams.window.filter(|_| hparams.unwindowed.is_some());
+        let windowed = (0..hparams.n_layer).filter(|il| window.is_some() && hparams.window(*il).is_some()).count();
+        // values are a part of the latent
+        let v_width = if hparams.mla.is_some() { 0 } else { hparams.v_width() };
         RunShape {
-            full_layers: hparams.n_layer as u64 - linear_layers,
-            kv_width: 2 * hparams.kv_width() as u64,
+            full_layers: (hparams.n_layer - windowed - linear) as u64,
+            windowed_layers: windowed as u64,
+            window: window.unwrap_or(0) as u64,
+            kv_width: (hparams.k_width() + v_width) as u64,
             n_embd: hparams.n_embd as u64,
             n_ff: hparams.n_ff as u64,
             n_vocab: hparams.n_vocab as u64,
-            state_bytes: linear_layers * hparams.linear.as_ref().map_or(0, |linear| linear.state_bytes()) as u64,
-            ..RunShape::default()
+            state_bytes: hparams.linear.as_ref().map_or(0, |kind| linear * kind.state_bytes()) as u64,
         }
     }
 

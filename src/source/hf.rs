@@ -30,7 +30,7 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
     let arch_metadata = family.metadata(&config, file_type)?;
     let hparams = hparams(family, &config, &arch_metadata)?;
     let tensors = tensors(&container, family, &config, &hparams).map_err(|error| explained(error, &config))?;
-    if let Some(method) = config.quantization() {
+    if let Some(method) = config.quantization().filter(|_| !container.is_packed()) {
         log::warn!(
             "config.json tells of {method} weights, but all are there in full precision: `{}`",
             folder.display()
@@ -85,6 +85,12 @@ fn is_of_other_senses(name: &str) -> bool {
     OTHER_SENSES.iter().any(|part| name.contains(part))
 }
 
+/// Whether a tensor is of a layer that config.json does not count.
+fn is_behind_layers(name: &str, layers: usize) -> bool {
+    let layer = name.split_once("layers.").and_then(|(_, rest)| rest.split_once('.')?.0.parse::<usize>().ok());
+    layer.is_some_and(|layer| layer >= layers)
+}
+
 /// Whether a tensor holds no weights in any model.
 fn is_dropped(name: &str) -> bool {
     DROPPED.iter().any(|part| format!(".{name}").ends_with(part))
@@ -107,7 +113,7 @@ fn tensors(
         family.expected(hparams).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let is_tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
     let is_repeated = is_tied && repeats_embedding(container, family)?;
-    let (mut unknown, mut other_senses, mut stacks) = (Vec::new(), 0, Stacks::default());
+    let (mut unknown, mut other_senses, mut ahead, mut stacks) = (Vec::new(), 0, 0, Stacks::default());
     for (index, stored) in container.tensors().iter().enumerate().filter(|(_, stored)| !is_dropped(&stored.name)) {
         if is_repeated && becomes(family, &stored.name, OUTPUT) {
             continue;
@@ -117,14 +123,16 @@ fn tensors(
             let Some(whole) = expected.get(&place.tensor) else { continue };
             if place.index.is_some() {
                 let Some(dims) = stacks.put(place, whole, (index, &stored.name)) else { continue };
-                check_shape(container, stored, &dims)?;
+                check_shape(container, stored, &dims, false)?;
                 for Whole { name, parts } in stacks.take_layer(&place.tensor) {
                     expected.remove(&name);
                     tensors.push(stacked(container, name, &parts)?);
                 }
             } else {
                 let transform = family.transform(hparams, &whole.name);
-                check_shape(container, stored, &transform.source_dims(&whole.dims))?;
+                // packed ones have rows where others have columns
+                let transform = if stored.ty.is_quantized() { transform.by_rows() } else { transform };
+                check_shape(container, stored, &transform.source_dims(&whole.dims), transform.flattens())?;
                 let ty = kept_type(&whole.name, stored);
                 let Expected { name, dims, .. } = expected.remove(&place.tensor).expect("it was just seen");
                 tensors.push(Tensor::stored(container, index, TensorPlan { name, dims, ty }, transform)?);
@@ -132,9 +140,10 @@ fn tensors(
             is_known = true;
         }
         if !is_known {
-            match is_of_other_senses(&stored.name) {
-                true => other_senses += 1,
-                false => unknown.push(&stored.name),
+            match &stored.name {
+                name if is_of_other_senses(name) => other_senses += 1,
+                name if is_behind_layers(name, hparams.n_layer) => ahead += 1,
+                name => unknown.push(name),
             }
         }
     }
@@ -163,6 +172,12 @@ fn tensors(
         log::warn!(
             "only the text part is taken: {other_senses} tensors for images or sound are left out; llama.cpp's converter makes a file of \
              them (`--mmproj`) that goes with this one: `{shown}`"
+        );
+    }
+    if ahead > 0 {
+        log::warn!(
+            "{ahead} tensors of layers behind the {} of config.json are left out, such as those that predict tokens further ahead: `{shown}`",
+            hparams.n_layer
         );
     }
     if !unknown.is_empty() {
@@ -218,9 +233,11 @@ fn repeats_embedding(container: &SafetensorsContainer, family: &dyn Family) -> R
     Ok(is_same)
 }
 
-/// Fails unless a tensor has the shape that config.json gives it; `dims` are in ggml's order.
-fn check_shape(container: &SafetensorsContainer, stored: &Stored, dims: &[u64]) -> Result<()> {
-    if stored.dims == dims {
+/// Fails unless a tensor has the shape that config.json gives it; `dims` are in ggml's order. One that is `flat` may have its stack as
+/// rows of one matrix.
+fn check_shape(container: &SafetensorsContainer, stored: &Stored, dims: &[u64], flat: bool) -> Result<()> {
+    let flattened = |dims: &[u64]| (dims.first().copied(), dims.iter().skip(1).product::<u64>());
+    if stored.dims == dims || flat && flattened(&stored.dims) == flattened(dims) {
         return Ok(());
     }
     let shape = |dims: &[u64]| dims.iter().rev().copied().collect::<Vec<_>>();
@@ -253,7 +270,7 @@ fn file_type(container: &SafetensorsContainer, family: &dyn Family) -> u32 {
             .map(|stored| stored.dims.iter().product::<u64>())
             .sum()
     };
-    let types = [(GgmlType::F32, 0), (GgmlType::F16, 1), (GgmlType::BF16, 32)];
+    let types = [(GgmlType::F32, 0), (GgmlType::F16, 1), (GgmlType::BF16, 32), (GgmlType::MXFP4, 38)];
     let most = types.into_iter().max_by_key(|&(ty, _)| weights(ty));
     most.map_or(0, |(_, file_type)| file_type)
 }

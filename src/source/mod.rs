@@ -10,6 +10,7 @@ mod hf;
 mod location;
 mod model_card;
 mod naming;
+mod packed;
 mod rearranged;
 mod safetensors;
 mod stacks;

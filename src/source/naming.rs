@@ -233,7 +233,7 @@ pub(super) struct Parameters {
 
 impl Parameters {
     pub(super) fn of(tensors: &[Tensor]) -> Parameters {
-        let stacks = || tensors.iter().filter(|tensor| tensor.matrices() > 1);
+        let stacks = || tensors.iter().filter(|tensor| tensor.matrices() > 1 && tensor.name.contains("_exps."));
         let total = tensors.iter().map(Tensor::elements).sum();
         let of_first: u64 = stacks().map(|tensor| tensor.elements() / tensor.matrices() as u64).sum();
         let count: u64 = stacks().map(|tensor| tensor.matrices() as u64).sum();

@@ -43,7 +43,7 @@ impl Rearranged<'_> {
                 };
                 self.gathered(rows.clone(), *least..*most + 1, row_bytes, |row| sources[row - rows.start])
             }
-            Transform::Transposed { step, first } => self.transposed(rows, cols, step, first),
+            Transform::Transposed { step, first, period } => self.transposed(rows, cols, (step, first), period),
             Transform::EachColumn { step, first } => {
                 let bytes = (self.read)(rows.start * step * row_bytes..rows.end * step * row_bytes)?;
                 let element = self.bytes(1);
@@ -85,12 +85,19 @@ impl Rearranged<'_> {
     }
 
     /// Rows that are columns of the source's matrices, one of which is read at a time.
-    fn transposed(&self, rows: Range<usize>, cols: usize, step: usize, first: usize) -> Result<Vec<u8>> {
+    fn transposed(
+        &self,
+        rows: Range<usize>,
+        cols: usize,
+        (step, first): (usize, usize),
+        period: usize,
+    ) -> Result<Vec<u8>> {
         let of_each = self.dims[1] as usize;
         let (element, source_row) = (self.bytes(1), self.bytes(of_each * step));
         let mut moved = Vec::with_capacity(rows.len() * cols * element);
         for matrix in rows.start / of_each..rows.end.div_ceil(of_each) {
-            let bytes = (self.read)(matrix * cols * source_row..(matrix + 1) * cols * source_row)?;
+            let start = matrix * period * source_row;
+            let bytes = (self.read)(start..start + cols * source_row)?;
             let of_matrix = rows.start.max(matrix * of_each)..rows.end.min((matrix + 1) * of_each);
             for row in of_matrix {
                 let at = (row % of_each * step + first) * element;

@@ -10,8 +10,13 @@ use safetensors::tensor::Metadata as Header;
 
 use super::checkpoint::Checkpoint;
 use super::container::{Container, Stored};
+use super::packed::{Packing, Place, Scales};
 use crate::files::InputFile;
 use crate::quant::GgmlType;
+
+/// What the names of packed weights end with, and those of their scales.
+const CODES: &str = "_blocks";
+const SCALES: &str = "_scales";
 
 /// Longest header that the safetensors library reads.
 const MAX_HEADER: u64 = 100_000_000;
@@ -20,10 +25,12 @@ pub(super) struct SafetensorsContainer {
     pub(super) folder: PathBuf,
     files: Vec<InputFile>,
     stored: Vec<Stored>,
-    /// The file of each stored tensor, and its bytes in it.
-    places: Vec<(usize, Range<u64>)>,
+    /// Where each stored tensor is, and what it is kept in.
+    places: Vec<(Place, Packing)>,
     /// Tensors of types that hold no weights here, each with its type: buffers, packed weights.
     pub(super) odd: BTreeMap<String, Dtype>,
+    /// Where those of single bytes are.
+    bytes: HashMap<String, Place>,
 }
 
 impl Container for SafetensorsContainer {
@@ -36,8 +43,8 @@ impl Container for SafetensorsContainer {
     }
 
     fn read(&self, index: usize, range: Range<u64>) -> Result<Vec<u8>> {
-        let (file, place) = &self.places[index];
-        self.files[*file].read(place.start + range.start..place.start + range.end)
+        let (content, packing) = &self.places[index];
+        packing.read(content, range, &|place| self.files[place.file].read(place.bytes.clone()))
     }
 }
 
@@ -53,6 +60,7 @@ impl SafetensorsContainer {
             stored: Vec::new(),
             places: Vec::new(),
             odd: BTreeMap::new(),
+            bytes: HashMap::new(),
         };
         let mut found = HashMap::new();
         for name in &checkpoint.files {
@@ -68,7 +76,79 @@ impl SafetensorsContainer {
                 bail!("tensor `{tensor}` is not in the file that the index names: `{}`", file.display());
             }
         }
+        container.unpack()?;
         Ok(container)
+    }
+
+    /// Brings packed weights and their scales together. What has no scales that fit is odd.
+    fn unpack(&mut self) -> Result<()> {
+        let plain: HashMap<&str, usize> =
+            self.stored.iter().enumerate().map(|(index, stored)| (stored.name.as_str(), index)).collect();
+        let mut scales_in_use: BTreeSet<usize> = BTreeSet::new();
+        let mut packings = Vec::new();
+        for (index, dtype) in self.stored.iter().map(|stored| self.odd.get(&stored.name)).enumerate() {
+            let stored = &self.stored[index];
+            let packing = match dtype {
+                None => Packing::None,
+                Some(Dtype::U8) => {
+                    let scales = self.bytes.get(&stored.name.replace(CODES, SCALES));
+                    let blocks = stored.dims.iter().product::<u64>() / 32;
+                    match scales.filter(|place| place.bytes.end - place.bytes.start == blocks) {
+                        Some(scales) => Packing::Mxfp4 { scales: scales.clone() },
+                        None => continue,
+                    }
+                }
+                Some(_) => {
+                    let names = [format!("{}_scale_inv", stored.name), format!("{}_scale", stored.name)];
+                    let scales = names.iter().find_map(|name| plain.get(name.as_str()));
+                    scales_in_use.extend(scales);
+                    let scales = scales.map(|&at| self.scales(&stored.dims, at)).transpose()?;
+                    Packing::Fp8 { cols: stored.dims.first().copied().unwrap_or(1), scales }
+                }
+            };
+            packings.push((index, packing));
+        }
+        let packed: Vec<String> = packings.iter().map(|(index, _)| self.stored[*index].name.clone()).collect();
+        let mut packings: HashMap<usize, Packing> = packings.into_iter().collect();
+        let (stored, places) = (std::mem::take(&mut self.stored), std::mem::take(&mut self.places));
+        for (index, (stored, (place, _))) in stored.into_iter().zip(places).enumerate() {
+            if let Some(packing) = packings.remove(&index).filter(|_| !scales_in_use.contains(&index)) {
+                self.stored.push(stored);
+                self.places.push((place, packing));
+            }
+        }
+        for name in packed {
+            self.odd.remove(&name);
+            self.odd.remove(&name.replace(CODES, SCALES));
+        }
+        Ok(())
+    }
+
+    /// The scales of weights of these dimensions, kept in tensor `at`.
+    fn scales(&self, dims: &[u64], at: usize) -> Result<Scales> {
+        let Stored { name, dims: scale_dims, ty } = &self.stored[at];
+        let (cols, rows) = (dims.first().copied().unwrap_or(1), dims.iter().skip(1).product::<u64>());
+        let (scale_cols, scale_rows) =
+            (scale_dims.first().copied().unwrap_or(1), scale_dims.iter().skip(1).product::<u64>());
+        // one for all, for each row, or for each block: of powers of two, as few as there may be
+        let side = |len: u64, count: u64| len.div_ceil(count.max(1)).next_power_of_two();
+        let block = match (scale_rows, scale_cols) {
+            (1, 1) => [rows, cols],
+            (_, 1) if scale_rows == rows => [1, cols],
+            _ => [side(rows, scale_rows), side(cols, scale_cols)],
+        };
+        let fits = |len: u64, count: u64, side: u64| side > 0 && len.div_ceil(side) == count;
+        ensure!(
+            fits(rows, scale_rows, block[0]) && fits(cols, scale_cols, block[1]),
+            "tensor `{name}` has {scale_rows} x {scale_cols} scales for {rows} x {cols} weights: `{}`",
+            self.folder.display()
+        );
+        Ok(Scales { place: self.places[at].0.clone(), ty: *ty, cols: scale_cols, block })
+    }
+
+    /// Whether some weights are kept in fewer bits than they are presented in.
+    pub(super) fn is_packed(&self) -> bool {
+        self.places.iter().any(|(_, packing)| !matches!(packing, Packing::None))
     }
 
     /// Number of tensors of any type.
@@ -86,14 +166,30 @@ impl SafetensorsContainer {
         let tensors: BTreeMap<_, _> = header.tensors().into_iter().collect();
         let names = tensors.keys().cloned().collect();
         for (tensor, info) in tensors {
-            let Some(ty) = plain_type(info.dtype) else {
-                self.odd.insert(tensor, info.dtype);
-                continue;
-            };
-            let dims = info.shape.iter().rev().map(|&dim| dim as u64).collect();
             let (start, end) = info.data_offsets;
+            let place = Place { file: self.files.len(), bytes: data_start + start as u64..data_start + end as u64 };
+            let mut dims: Vec<u64> = info.shape.iter().rev().map(|&dim| dim as u64).collect();
+            let ty = match info.dtype {
+                Dtype::F8_E4M3 => GgmlType::BF16,
+                Dtype::U8 if tensor.ends_with(CODES) && dims.len() > 2 && dims[0] == 16 => {
+                    let groups = dims.remove(0) * 2;
+                    dims[0] *= groups;
+                    GgmlType::MXFP4
+                }
+                other => match plain_type(other) {
+                    Some(ty) => ty,
+                    None => {
+                        self.odd.insert(tensor.clone(), other);
+                        self.bytes.extend((other == Dtype::U8).then_some((tensor, place)));
+                        continue;
+                    }
+                },
+            };
+            if plain_type(info.dtype).is_none() {
+                self.odd.insert(tensor.clone(), info.dtype);
+            }
             self.stored.push(Stored { name: tensor, dims, ty });
-            self.places.push((self.files.len(), data_start + start as u64..data_start + end as u64));
+            self.places.push((place, Packing::None));
         }
         self.files.push(file);
         Ok(names)

@@ -480,7 +480,7 @@ CASES = {
     "gptoss": Built(
         dict(
             model_type="gpt_oss",
-            hidden_size=80,
+            hidden_size=64,
             head_dim=24,
             num_hidden_layers=2,
             num_attention_heads=4,

@@ -9,17 +9,17 @@ use crate::{differences, inner};
 
 /// Scores, softmax, mix, one query after the other.
 fn reference(q: &[f64], k: &[f64], v: &[f64], sinks: Option<&[f64]>, p: AttentionParams) -> Vec<f64> {
-    let mut out = vec![0.0; q.len()];
-    let dim = p.head_dim;
+    let (dim, value_dim) = (p.head_dim, p.value_dim);
+    let mut out = vec![0.0; p.sequences * p.seq_len * p.heads * value_dim];
     for sequence in 0..p.sequences {
         for query in 0..p.seq_len {
             for head in 0..p.heads {
-                let at = ((sequence * p.seq_len + query) * p.heads + head) * dim;
-                let key_at =
-                    |key: usize| ((sequence * p.seq_len + key) * p.kv_heads + head * p.kv_heads / p.heads) * dim;
+                let row = (sequence * p.seq_len + query) * p.heads + head;
+                let key_row = |key: usize| (sequence * p.seq_len + key) * p.kv_heads + head * p.kv_heads / p.heads;
+                let q = &q[row * dim..][..dim];
                 let first = query.saturating_sub(p.window.unwrap_or(p.seq_len) - 1);
                 let scores: Vec<f64> = (first..=query)
-                    .map(|key| f64::from(p.scale) * inner(&q[at..at + dim], &k[key_at(key)..key_at(key) + dim]))
+                    .map(|key| f64::from(p.scale) * inner(q, &k[key_row(key) * dim..][..dim]))
                     .map(|score| p.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()))
                     .collect();
                 let sink = sinks.map(|sinks| sinks[head]);
@@ -27,8 +27,8 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], sinks: Option<&[f64]>, p: Attentio
                 let max = all().fold(f64::MIN, f64::max);
                 let total: f64 = all().map(|s| (s - max).exp()).sum();
                 for (i, score) in scores.iter().enumerate() {
-                    for d in 0..dim {
-                        out[at + d] += (score - max).exp() / total * v[key_at(first + i) + d];
+                    for d in 0..value_dim {
+                        out[row * value_dim + d] += (score - max).exp() / total * v[key_row(first + i) * value_dim + d];
                     }
                 }
             }
@@ -45,7 +45,13 @@ fn params(
     window: Option<usize>,
 ) -> AttentionParams {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionParams { sequences, seq_len, heads: heads[0], kv_heads: heads[1], head_dim, scale, window, softcap: None }
+    let (value_dim, [heads, kv_heads]) = (head_dim, heads);
+    AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, value_dim, scale, window, softcap: None }
+}
+
+/// The same with values of their own width.
+fn valued(value_dim: usize, p: AttentionParams) -> AttentionParams {
+    AttentionParams { value_dim, ..p }
 }
 
 struct Inputs {
@@ -64,12 +70,11 @@ fn capped(p: AttentionParams) -> AttentionParams {
 fn inputs(p: AttentionParams) -> Inputs {
     let mut random = Random::new(1);
     let tokens = p.sequences * p.seq_len;
-    let (wide, narrow) = (tokens * p.heads * p.head_dim, tokens * p.kv_heads * p.head_dim);
     Inputs {
-        q: random.normals(wide, 2.0),
-        k: random.normals(narrow, 1.0),
-        v: random.normals(narrow, 1.0),
-        dout: random.normals(wide, 1.0),
+        q: random.normals(tokens * p.heads * p.head_dim, 2.0),
+        k: random.normals(tokens * p.kv_heads * p.head_dim, 1.0),
+        v: random.normals(tokens * p.kv_heads * p.value_dim, 1.0),
+        dout: random.normals(tokens * p.heads * p.value_dim, 1.0),
         sinks: None,
     }
 }
@@ -84,7 +89,7 @@ fn upload(dev: &Device, values: &[f32]) -> Buffer {
 
 fn run(dev: &Device, x: &Inputs, p: AttentionParams) -> Vec<f32> {
     let (q, k, v) = (upload(dev, &x.q), upload(dev, &x.k), upload(dev, &x.v));
-    let out = dev.alloc("out", x.q.len() * 4).unwrap();
+    let out = dev.alloc("out", x.dout.len() * 4).unwrap();
     let sinks = x.sinks.as_ref().map(|sinks| upload(dev, sinks));
     attention(dev, &q, &k, &v, sinks.as_ref(), &out, p).unwrap();
     dev.read(&out).unwrap()
@@ -118,6 +123,12 @@ fn attention_of_many_shapes() {
         params(1, 19, [2, 1], 256, Some(1)),
         params(1, 300, [1, 1], 64, Some(33)),
         params(1, 200, [2, 1], 20, None),
+        params(1, 40, [2, 1], 260, Some(30)),
+        valued(20, params(2, 33, [4, 2], 64, None)),
+        valued(80, params(1, 50, [2, 2], 12, Some(7))),
+        valued(264, params(1, 45, [2, 1], 64, None)),
+        valued(512, params(2, 35, [3, 1], 576, None)),
+        valued(512, params(1, 50, [2, 1], 576, Some(11))),
     ];
     for p in shapes {
         for (p, x) in variants(p) {
@@ -132,7 +143,13 @@ fn attention_of_many_shapes() {
 
 #[test]
 fn attention_backward_is_the_derivative() {
-    let shapes = [params(2, 9, [4, 2], 8, None), params(1, 21, [2, 1], 12, Some(5)), params(1, 37, [1, 1], 4, None)];
+    let shapes = [
+        params(2, 9, [4, 2], 8, None),
+        params(1, 21, [2, 1], 12, Some(5)),
+        params(1, 37, [1, 1], 4, None),
+        valued(4, params(2, 7, [4, 2], 12, None)),
+        valued(12, params(1, 19, [2, 1], 4, Some(5))),
+    ];
     for p in shapes {
         for (p, x) in variants(p) {
             let (q, k, v, dout) = (widen(&x.q), widen(&x.k), widen(&x.v), widen(&x.dout));
@@ -160,6 +177,12 @@ fn attention_backward_agrees_between_devices_on_real_heads() {
         params(1, 45, [3, 3], 128, None),
         params(1, 35, [2, 1], 256, None),
         params(1, 150, [1, 1], 64, Some(64)),
+        params(1, 40, [2, 1], 260, Some(30)),
+        valued(48, params(2, 37, [4, 2], 80, None)),
+        valued(64, params(1, 40, [2, 1], 264, None)),
+        valued(520, params(1, 40, [2, 1], 64, Some(20))),
+        valued(512, params(2, 35, [3, 1], 576, None)),
+        valued(512, params(1, 50, [2, 1], 576, Some(11))),
     ];
     for p in shapes {
         for (p, x) in variants(p) {
@@ -183,6 +206,9 @@ fn shapes_that_make_no_sense_are_refused() {
         assert!(refused(params(1, 4, [3, 2], 8, None)), "heads do not divide");
         assert!(refused(params(1, 4, [2, 2], 8, Some(0))), "empty window");
         assert!(refused(params(9, 64, [2, 2], 8, None)), "too small");
+        assert!(refused(valued(512, params(1, 4, [2, 2], 8, None))), "too small for the values");
+        assert_eq!(refused(valued(6, params(1, 4, [2, 2], 8, None))), dev.is_gpu(), "values not of quads");
+        assert_eq!(refused(valued(8, params(1, 4, [2, 2], 6, None))), dev.is_gpu(), "keys not of quads");
         assert!(refused(AttentionParams { softcap: Some(0.0), ..params(1, 4, [2, 2], 8, None) }), "capped to nothing");
         let one = dev.alloc("one", 4).unwrap();
         assert!(attend(Some(&one), params(1, 4, [2, 2], 8, None)).is_err(), "too few sinks");

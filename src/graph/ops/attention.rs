@@ -14,8 +14,10 @@ pub struct Attend {
     pub heads: usize,
     /// Divides `heads`.
     pub kv_heads: usize,
-    /// Elements of a head of queries, keys and values.
+    /// Elements of a head of queries and keys.
     pub head_dim: usize,
+    /// Elements of a head of values and of the output.
+    pub value_dim: usize,
     /// What scores are multiplied by.
     pub scale: f32,
     /// Tokens that each sees, itself included, where it does not see all before it.
@@ -26,9 +28,9 @@ pub struct Attend {
 
 impl Attend {
     fn params(&self, batch: &Batch) -> AttentionParams {
-        let Attend { heads, kv_heads, head_dim, scale, window, softcap } = *self;
+        let Attend { heads, kv_heads, head_dim, value_dim, scale, window, softcap } = *self;
         let (sequences, seq_len) = (batch.sequences, batch.seq_len);
-        AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, scale, window, softcap }
+        AttentionParams { sequences, seq_len, heads, kv_heads, head_dim, value_dim, scale, window, softcap }
     }
 }
 
