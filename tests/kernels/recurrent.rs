@@ -35,7 +35,7 @@ fn short_convolutions_and_their_derivative() {
             (random.normals(len, 1.5), random.normals(len, 1.0), random.normals(channels * taps, 1.0));
         let (x64, dy64, weight64) = (widen(&x), widen(&dy), widen(&weight));
         let want = convolved(&x64, &weight64, shape);
-        // all that is far enough apart is moved at once
+        // a channel at a time, and not all of many
         let mut gradient = vec![0.0; len];
         for channel in 0..channels.min(40) {
             let column: Vec<f64> = x64.iter().skip(channel).step_by(channels).copied().collect();
