@@ -10,6 +10,7 @@ use dq_gpu::device::{Buffer, Device};
 use dq_gpu::graph::ops::{Attend, Gating, NAMES, Rotate, Routing};
 use dq_gpu::graph::run::{Batch, Keep};
 use dq_gpu::graph::{Arena, Builder, Graph, LayerWeights, NoTap, Stack, Value, WeightUse};
+use dq_gpu::kernels::gated_delta::DeltaHeads;
 use dq_gpu::kernels::glu::Activation;
 use dq_gpu::kernels::norm::NormKind;
 use dq_gpu::kernels::rope::RopeStyle;
@@ -43,6 +44,8 @@ fn mixture(layer: &mut Builder, routing: Routing) -> Value {
     let shares = layer.router(scores, routing);
     layer.experts(Value::INPUT, shares, ["gates", "ups", "downs"], HIDDEN, Activation::Silu)
 }
+
+const LINEAR: DeltaHeads = DeltaHeads { key_heads: 2, value_heads: 4, key_dim: 6, value_dim: 5 };
 
 type Compose = fn(&mut Builder) -> Value;
 
@@ -153,6 +156,24 @@ const LAYERS: &[(&str, Compose)] = &[
         let sum = layer.add(half, turned);
         layer.add(Value::INPUT, sum)
     }),
+    ("columns of each head", |layer| {
+        let some = layer.columns_of_groups(Value::INPUT, HEAD, 3, 5);
+        layer.linear(some, "fifth", WIDTH)
+    }),
+    ("heads of length 1", |layer| layer.unit_groups(Value::INPUT, HEAD)),
+    ("a short convolution, read with what it reads", |layer| {
+        let mixed = layer.short_conv(Value::INPUT, "conv", 4);
+        layer.add(Value::INPUT, mixed)
+    }),
+    ("a linear attention", |layer| {
+        let wide = layer.linear(Value::INPUT, "wide", 2 * WIDTH);
+        let [qk, v] = [(0, LINEAR.qk_width()), (24, LINEAR.value_width())]
+            .map(|(first, count)| layer.columns(wide, first, count));
+        let qk = layer.unit_groups(qk, LINEAR.key_dim);
+        let gates = [44, 48].map(|first| layer.columns(wide, first, LINEAR.value_heads));
+        let gates = layer.delta_gates(gates, ["rate", "shift.bias"]);
+        layer.gated_delta([qk, v, gates], LINEAR)
+    }),
     ("a norm behind a product, added", |layer| {
         let normed = layer.norm(Value::INPUT, "a");
         let product = layer.linear(normed, "square", WIDTH);
@@ -169,6 +190,10 @@ fn shape(stem: &str) -> (usize, usize) {
         "some" => (WIDTH, WIDTH - 1),
         "last" => (WIDTH, 1),
         "single" => (1, WIDTH),
+        "fifth" => (WIDTH, WIDTH / HEAD * 5),
+        "conv" => (1, 4 * WIDTH),
+        "rate" => (1, LINEAR.value_heads),
+        "shift" => (LINEAR.value_heads, 1),
         "k" | "v" => (2 * HEAD, WIDTH),
         "narrow" => (2 * (HEAD - 4), WIDTH),
         "out" => (WIDTH, 4 * (HEAD - 4)),
@@ -208,7 +233,10 @@ fn weights(device: &Device, layer: &Graph, random: &mut Random) -> LayerWeights<
             WeightUse::Vector(_) => {
                 // a bias has an entry for each row
                 let len = if name.ends_with(".bias") { rows } else { cols };
-                let values = random.normals(len, 1.0);
+                let mut values = random.normals(len, 1.0);
+                if name.ends_with(".rate") {
+                    values.iter_mut().for_each(|rate| *rate = -rate.abs());
+                }
                 loaded.vectors.insert(name.to_owned(), device.upload(name, &values).unwrap());
             }
         }

@@ -9,6 +9,8 @@ mod elementwise;
 mod products;
 #[path = "kernels/recode.rs"]
 mod recode;
+#[path = "kernels/recurrent.rs"]
+mod recurrent;
 #[path = "kernels/vocabulary.rs"]
 mod vocabulary;
 

@@ -79,6 +79,7 @@ const CONVERTED: &[&str] = &[
     "olmo2",
     "olmo3",
     "qwen2moe",
+    "qwen3next",
     "smollm3",
     "deepseek2",
     "deepseek-v2",

@@ -4,6 +4,7 @@
 use anyhow::{Result, bail};
 
 use super::deepseek::Mla;
+use super::linear::LinearAttention;
 use super::ranges;
 use super::rope::{Rope, Scaling, Yarn};
 use crate::gguf::{Array, Metadata, Value};
@@ -57,6 +58,8 @@ pub struct Hparams {
     pub mixture: Option<Mixture>,
     /// Layers before those with experts.
     pub dense_layers: usize,
+    /// What most layers have in place of attention, in families with linear attention.
+    pub linear: Option<LinearAttention>,
 }
 
 /// Some of the layers.
@@ -119,6 +122,11 @@ impl Hparams {
         self.mixture.as_ref().filter(|_| il >= self.dense_layers)
     }
 
+    /// The linear attention of layer `il`, if it has that.
+    pub fn linear(&self, il: usize) -> Option<&LinearAttention> {
+        self.linear.as_ref().filter(|linear| !linear.others.contain(il))
+    }
+
     /// How positions become angles: in most layers, and in those with a window where they have their own.
     pub fn ropes(&self) -> impl Iterator<Item = &Rope> {
         [&self.rope].into_iter().chain(&self.local_rope)
@@ -165,6 +173,7 @@ impl Hparams {
             logits: LogitShape::PLAIN,
             mixture: keys.mixture()?,
             dense_layers: 0,
+            linear: None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::names::{self, Names};
 use super::rope::FACTORS;
-use super::{Hparams, experts};
+use super::{Hparams, experts, linear};
 use crate::graph::ops::{Attend, Rotate};
 use crate::graph::{Builder, Expected, Graph, Value};
 use crate::kernels::glu::Activation;
@@ -21,6 +21,8 @@ pub struct Layout {
     pub(super) fused_qkv: bool,
     /// Only a part of each head may be rotated.
     pub(super) partial_rope: bool,
+    /// The matrix of queries has as many rows again for each head: gates of what attention makes.
+    pub(super) gated_q: bool,
     /// Frequencies may be stretched by tables of factors.
     pub(super) rope_factors: bool,
     /// Gate and up are one matrix, called up.
@@ -72,6 +74,7 @@ impl Layout {
         head_norms: HeadNorms::None,
         fused_qkv: false,
         partial_rope: false,
+        gated_q: false,
         rope_factors: false,
         fused_gate: false,
         activation: Activation::Silu,
@@ -103,9 +106,12 @@ pub(super) fn layer(hparams: &Hparams, il: usize, layout: &Layout, has_tensor: &
     let mut layer = builder(hparams, il, has_tensor);
     let Norms { attn, behind_attn, ffn, behind_ffn } = layout.norms;
     let normed = norm(&mut layer, Value::INPUT, attn);
-    let mixed = attention(&mut layer, hparams, il, normed, layout);
+    let (mixed, end) = match hparams.linear(il) {
+        Some(linear) => (linear.attention(&mut layer, normed), linear::OUTPUT),
+        None => (attention(&mut layer, hparams, il, normed, layout), "attn_output"),
+    };
     let scale = hparams.residual_scale;
-    let hidden = Join { norm: behind_attn, scale }.product(&mut layer, Value::INPUT, mixed, "attn_output");
+    let hidden = Join { norm: behind_attn, scale }.product(&mut layer, Value::INPUT, mixed, end);
     let normed = norm(&mut layer, hidden, ffn);
     let output = feed_forward(&mut layer, hparams, il, [hidden, normed], layout, Join { norm: behind_ffn, scale });
     layer.finish(output)
@@ -126,6 +132,10 @@ fn norm(layer: &mut Builder, value: Value, stem: Option<&str>) -> Value {
 pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, normed: Value, layout: &Layout) -> Value {
     let Hparams { n_head, n_head_kv, head_dim, value_dim, .. } = *hparams;
     let [mut q, mut k, v] = queries_keys_values(layer, hparams, normed, layout);
+    let gate = layout.gated_q.then(|| layer.columns_of_groups(q, 2 * head_dim, head_dim, head_dim));
+    if layout.gated_q {
+        q = layer.columns_of_groups(q, 2 * head_dim, 0, head_dim);
+    }
     (q, k) = match layout.head_norms {
         HeadNorms::None => (q, k),
         HeadNorms::Heads => {
@@ -144,7 +154,8 @@ pub(super) fn attention(layer: &mut Builder, hparams: &Hparams, il: usize, norme
     }
     let (scale, window, softcap) = (hparams.attention_scale, hparams.window(il), hparams.attention_softcap);
     let attend = Attend { heads: n_head, kv_heads: n_head_kv, head_dim, value_dim, scale, window, softcap };
-    layer.attention([q, k, v], attend, layout.sinks.then_some("attn_sinks"))
+    let mixed = layer.attention([q, k, v], attend, layout.sinks.then_some("attn_sinks"));
+    gate.map_or(mixed, |gate| layer.sigmoid_gate(mixed, gate))
 }
 
 fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, layout: &Layout) -> [Value; 3] {
@@ -153,6 +164,7 @@ fn queries_keys_values(layer: &mut Builder, hparams: &Hparams, normed: Value, la
         let all = layer.linear(normed, "attn_qkv", q + k + v);
         return [(0, q), (q, k), (q + k, v)].map(|(first, count)| layer.columns(all, first, count));
     }
+    let q = if layout.gated_q { 2 * q } else { q };
     [("attn_q", q), ("attn_k", k), ("attn_v", v)].map(|(stem, rows)| layer.linear(normed, stem, rows))
 }
 

@@ -15,11 +15,13 @@ pub mod hf_config;
 pub mod hparams;
 mod keys;
 mod layout;
+pub mod linear;
 mod llama;
 mod names;
 mod olmo;
 mod phi;
 mod qwen;
+mod qwen_next;
 mod ranges;
 pub mod rope;
 pub mod tensor_class;
@@ -53,6 +55,7 @@ static FAMILIES: &[&dyn Family] = &[
     &qwen::QWEN2_MOE,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
+    &qwen_next::Qwen3Next,
     &llama::SmolLm3,
 ];
 
@@ -84,9 +87,23 @@ pub enum Transform {
         step: usize,
         first: usize,
     },
+    /// Each `period` rows begin with parts of these sizes: the first parts of all come first, then all second ones, then all third ones.
+    SortedRows {
+        period: usize,
+        counts: [usize; 3],
+    },
+    /// The weights of a convolution, with a dimension of 1 between the others.
+    Squeezed,
+    /// x becomes -exp(x).
+    MinusExp,
 }
 
 impl Transform {
+    /// Whether it makes other numbers, not only another order of them.
+    pub fn computes(self) -> bool {
+        matches!(self, Transform::AddOne | Transform::MinusExp)
+    }
+
     /// Whether the source may have a stack of matrices as one.
     pub fn flattens(self) -> bool {
         matches!(self, Transform::CutRows { .. } | Transform::Transposed { .. })
@@ -105,7 +122,11 @@ impl Transform {
     pub fn source_dims(self, dims: &[u64]) -> Vec<u64> {
         let mut dims = dims.to_vec();
         match self {
-            Transform::None | Transform::AddOne | Transform::PairRows { .. } => {}
+            Transform::None | Transform::AddOne | Transform::MinusExp | Transform::PairRows { .. } => {}
+            Transform::Squeezed => dims.insert(1, 1),
+            Transform::SortedRows { period, counts } => {
+                dims[1] = dims[1] / counts.iter().sum::<usize>() as u64 * period as u64;
+            }
             Transform::CutRows { period, count, .. } => dims[1] = dims[1] / count as u64 * period as u64,
             Transform::Transposed { step, period, .. } => {
                 dims[0] = dims[1] * step as u64;

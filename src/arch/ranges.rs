@@ -66,6 +66,13 @@ const RANGES: &[Range] = &[
     range("attention.q_lora_rank", &["q_lora_rank"], 1.0, 65_536.0),
     range("", &["qk_nope_head_dim", "qk_rope_head_dim"], 1.0, 65_536.0),
     range("", &["mscale_all_dim", "mscale"], 0.0, 1e6),
+    range("ssm.conv_kernel", &["linear_conv_kernel_dim"], 1.0, 65_536.0),
+    range("ssm.state_size", &["linear_key_head_dim"], 1.0, 65_536.0),
+    range("ssm.group_count", &["linear_num_key_heads"], 1.0, 65_536.0),
+    range("ssm.time_step_rank", &["linear_num_value_heads"], 1.0, 65_536.0),
+    range("ssm.inner_size", &[], 1.0, 16_777_216.0),
+    range("", &["linear_value_head_dim"], 1.0, 65_536.0),
+    range("full_attention_interval", &["full_attention_interval"], 1.0, 65_536.0),
     range("rope.dimension_count", &[], 1.0, 65_536.0),
     // the logarithm of the base divides
     range("rope.freq_base", &["rope_theta"], 1.0 + 1e-6, 1e15),

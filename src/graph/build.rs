@@ -1,10 +1,11 @@
 //! Composing a layer.
 
 use super::ops::{
-    Add, Attend, Attention, Columns, Concat, Experts, Gated, HeadsLinear, Linear, Norm, Rope, Rotate, Router, Routing,
-    Scale, SigmoidGate,
+    Add, Attend, Attention, Columns, Concat, DeltaGates, Experts, Gated, GatedDelta, HeadsLinear, Linear, Norm, Rope,
+    Rotate, Router, Routing, Scale, ShortConv, SigmoidGate,
 };
 use super::{Expected, Graph, Operation, Value};
+use crate::kernels::gated_delta::DeltaHeads;
 use crate::kernels::glu::Activation;
 use crate::kernels::norm::NormKind;
 
@@ -91,18 +92,23 @@ impl<'a> Builder<'a> {
     /// A norm over each `width` columns, such as those of a head.
     pub fn norm_of_groups(&mut self, src: Value, stem: &str, width: usize) -> Value {
         let weight = self.weight(stem, &[width]);
-        self.norm_with(src, weight, width)
+        self.norm_with(src, Some(weight), width)
     }
 
     /// The same where the model has the tensor; the value itself where it does not.
     pub fn norm_of_groups_if_there(&mut self, src: Value, stem: &str, width: usize) -> Value {
         match self.optional(&format!("{stem}.weight"), &[width]) {
-            Some(weight) => self.norm_with(src, weight, width),
+            Some(weight) => self.norm_with(src, Some(weight), width),
             None => src,
         }
     }
 
-    fn norm_with(&mut self, src: Value, weight: String, width: usize) -> Value {
+    /// Each `width` columns as a vector of length 1.
+    pub fn unit_groups(&mut self, src: Value, width: usize) -> Value {
+        self.norm_with(src, None, width)
+    }
+
+    fn norm_with(&mut self, src: Value, weight: Option<String>, width: usize) -> Value {
         let is_stream = self.stream.contains(&src);
         if is_stream {
             self.normed = Some(src);
@@ -180,6 +186,31 @@ impl<'a> Builder<'a> {
         let sinks = sinks.map(|stem| self.weight(stem, &[attend.heads]));
         let dst = self.value(attend.heads * attend.value_dim);
         self.push(Attention { q, k, v, dst, sinks, attend })
+    }
+
+    /// SiLU of a sum over each token and those before it, `taps` in all, column by column.
+    pub fn short_conv(&mut self, src: Value, stem: &str, taps: usize) -> Value {
+        let width = self.width(src);
+        let weight = self.weight(stem, &[taps, width]);
+        let dst = self.value(width);
+        self.push(ShortConv { src, dst, weight, taps })
+    }
+
+    /// What each head of a linear attention keeps of its state, and how far it steps: `[tokens, 2, heads]`, from a column of alpha
+    /// and of beta for each. Whole names of the rates of decay and of what is added to alpha.
+    pub fn delta_gates(&mut self, [alpha, beta]: [Value; 2], [rate, shift]: [&str; 2]) -> Value {
+        let heads = self.width(alpha);
+        let mut vector = |name: &str| self.tensor(format!("{}{name}", self.prefix), &[heads], true);
+        let (rate, shift) = (vector(rate), vector(shift));
+        let dst = self.value(2 * heads);
+        self.push(DeltaGates { alpha, beta, dst, rate, shift })
+    }
+
+    /// Linear attention by the gated delta rule, of queries and keys `[tokens, 2, key_heads, key_dim]`, values
+    /// `[tokens, value_heads, value_dim]` and what [`Builder::delta_gates`] makes.
+    pub fn gated_delta(&mut self, [qk, v, gates]: [Value; 3], heads: DeltaHeads) -> Value {
+        let dst = self.value(self.width(v));
+        self.push(GatedDelta { qk, v, gates, dst, heads })
     }
 
     /// What each expert counts for each token, from scores `[tokens, experts]`.

@@ -33,33 +33,39 @@ pub struct RunShape {
     pub n_embd: u64,
     pub n_ff: u64,
     pub n_vocab: u64,
+    /// What layers with linear attention keep, of contexts of any length.
+    #[serde(default)]
+    pub state_bytes: u64,
 }
 
 impl RunShape {
     /// Windows count where the family has a pattern of them: llama.cpp's graphs of the others know none, whatever the model's config says.
     pub fn of(hparams: &Hparams) -> RunShape {
+        let linear = (0..hparams.n_layer).filter(|il| hparams.linear(*il).is_some()).count();
         let window = hparams.window.filter(|_| hparams.unwindowed.is_some());
         let windowed = (0..hparams.n_layer).filter(|il| window.is_some() && hparams.window(*il).is_some()).count();
         // values are a part of the latent
         let v_width = if hparams.mla.is_some() { 0 } else { hparams.v_width() };
         RunShape {
-            full_layers: (hparams.n_layer - windowed) as u64,
+            full_layers: (hparams.n_layer - windowed - linear) as u64,
             windowed_layers: windowed as u64,
             window: window.unwrap_or(0) as u64,
             kv_width: (hparams.k_width() + v_width) as u64,
             n_embd: hparams.n_embd as u64,
             n_ff: hparams.n_ff as u64,
             n_vocab: hparams.n_vocab as u64,
+            state_bytes: hparams.linear.as_ref().map_or(0, |kind| linear * kind.state_bytes()) as u64,
         }
     }
 
-    /// The cache of keys and values in f16 for a context of `ctx` tokens.
+    /// The cache of keys and values in f16 for a context of `ctx` tokens, and states.
     pub fn kv_bytes(&self, ctx: u64) -> u64 {
         let ctx = whole_steps(ctx);
         let windowed = whole_steps(self.window.saturating_add(UBATCH)).min(ctx);
         let full = self.full_layers.saturating_mul(ctx);
         let cells = full.saturating_add(self.windowed_layers.saturating_mul(windowed));
-        cells.saturating_mul(self.kv_width).saturating_mul(size_of::<half::f16>() as u64)
+        let kv = cells.saturating_mul(self.kv_width).saturating_mul(size_of::<half::f16>() as u64);
+        kv.saturating_add(self.state_bytes)
     }
 
     /// Values between the weights: the logits of a batch, or a layer's activations and the f16 mask of attention.

@@ -256,6 +256,7 @@ fn kept_type(name: &str, stored: &Stored) -> GgmlType {
         || name.ends_with("_norm.weight")
         || name.ends_with("ffn_gate_inp.weight")
         || name.ends_with("ffn_gate_inp_shexp.weight")
+        || name.ends_with("ssm_conv1d.weight")
         || !name.ends_with(".weight");
     if is_plain { GgmlType::F32 } else { stored.ty }
 }

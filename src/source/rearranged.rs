@@ -25,13 +25,23 @@ impl Rearranged<'_> {
         let row_bytes = self.bytes(cols);
         match self.transform {
             _ if rows.is_empty() => Ok(Vec::new()),
-            Transform::None | Transform::AddOne => (self.read)(rows.start * row_bytes..rows.end * row_bytes),
+            Transform::None | Transform::AddOne | Transform::Squeezed | Transform::MinusExp => {
+                (self.read)(rows.start * row_bytes..rows.end * row_bytes)
+            }
             // a bias has an element where a matrix has a row
             Transform::PairRows { heads } if self.dims.len() <= 1 => self.paired(0..cols, 1, cols / heads),
             Transform::PairRows { heads } => self.paired(rows, cols, self.dims[1] as usize / heads),
             Transform::CutRows { period, first, count } => {
                 let source = |row: usize| row / count * period + first + row % count;
                 self.gathered(rows.clone(), source(rows.start)..source(rows.end - 1) + 1, row_bytes, source)
+            }
+            Transform::SortedRows { period, counts } => {
+                let groups = self.dims[1] as usize / counts.iter().sum::<usize>();
+                let sources: Vec<usize> = rows.clone().map(|row| sorted_source(row, groups, period, counts)).collect();
+                let (Some(least), Some(most)) = (sources.iter().min(), sources.iter().max()) else {
+                    return Ok(Vec::new());
+                };
+                self.gathered(rows.clone(), *least..*most + 1, row_bytes, |row| sources[row - rows.start])
             }
             Transform::Transposed { step, first, period } => self.transposed(rows, cols, (step, first), period),
             Transform::EachColumn { step, first } => {
@@ -96,4 +106,17 @@ impl Rearranged<'_> {
         }
         Ok(moved)
     }
+}
+
+/// The row of the source that [`Transform::SortedRows`] puts at `row`, out of so many groups.
+fn sorted_source(mut row: usize, groups: usize, period: usize, counts: [usize; 3]) -> usize {
+    let mut first = 0;
+    for count in counts {
+        if row < groups * count {
+            return row / count * period + first + row % count;
+        }
+        row -= groups * count;
+        first += count;
+    }
+    unreachable!("a row behind the last")
 }

@@ -128,6 +128,15 @@ fn plus_one(value: f32, ty: GgmlType) -> f32 {
     }
 }
 
+/// The same for the exponential.
+fn minus_exp(value: f32, ty: GgmlType) -> f32 {
+    let exp = f64::from(value).exp();
+    match ty {
+        GgmlType::F16 => -half::f16::from_f64(exp).to_f32(),
+        _ => -exp as f32,
+    }
+}
+
 /// Rows and columns; a tensor without dimensions is one number.
 fn matrix_shape(dims: &[u64]) -> Result<(usize, usize)> {
     let cols = usize::try_from(dims.first().copied().unwrap_or(1))?;
@@ -195,7 +204,7 @@ impl Weights {
         match &tensor.origin {
             // one row
             Origin::Made(bytes) => Ok(Cow::Owned(bytes.clone())),
-            Origin::Stored(stored) if stored.ty == tensor.ty && stored.transform != Transform::AddOne => {
+            Origin::Stored(stored) if stored.ty == tensor.ty && !stored.transform.computes() => {
                 Ok(Cow::Owned(self.stored_rows(tensor, stored, rows)?))
             }
             Origin::Stacked(parts) if parts[0].ty == tensor.ty => {
@@ -237,8 +246,12 @@ impl Weights {
             Origin::Stacked(parts) => (parts[0].ty, Cow::Owned(self.stacked_rows(tensor, parts, rows)?)),
         };
         quant::decode(ty, &bytes, &mut values).with_context(|| format!("cannot read tensor `{}`", tensor.name))?;
-        if matches!(&tensor.origin, Origin::Stored(StoredAs { transform: Transform::AddOne, .. })) {
-            values.iter_mut().for_each(|value| *value = plus_one(*value, ty));
+        if let Origin::Stored(stored) = &tensor.origin {
+            match stored.transform {
+                Transform::AddOne => values.iter_mut().for_each(|value| *value = plus_one(*value, ty)),
+                Transform::MinusExp => values.iter_mut().for_each(|value| *value = minus_exp(*value, ty)),
+                _ => {}
+            }
         }
         Ok(values)
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// Every case, with the feature that it shows.
-pub const CASES: [&str; 31] = [
+pub const CASES: [&str; 32] = [
     "tiny-llama",
     "tiny-qwen3",
     "llama-f32",
@@ -42,6 +42,7 @@ pub const CASES: [&str; 31] = [
     "olmo2",
     "olmo3",
     "qwen2moe",
+    "qwen3next",
     "smollm3",
     "deepseek2",
     "deepseek-v2",

@@ -570,6 +570,30 @@ CASES = {
         notes="latent attention with YaRN that also scales the scores, experts chosen by softmax whose shares do not sum to one, "
         "in the old form of the configuration",
     ),
+    "qwen3next": Built(
+        dict(
+            model_type="qwen3_next",
+            hidden_size=64,
+            head_dim=16,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            intermediate_size=104,
+            moe_intermediate_size=20,
+            shared_expert_intermediate_size=28,
+            num_experts=4,
+            num_experts_per_tok=2,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=18,
+            linear_value_head_dim=18,
+            # Norms behind linear attention amplify what rounding does to small outputs: more layers would ask for other tolerances
+            layer_types=["linear_attention", "full_attention"] * 2,
+        ),
+        undo={"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}},
+        parts=[{"num_experts_per_tok": 3}, {"norm_topk_prob": False}],
+        notes="two layers of linear attention by the gated delta rule, heads that share keys, two of attention with gates",
+    ),
 }
 
 
@@ -692,7 +716,8 @@ def fill(model, dtype: torch.dtype, random: np.random.Generator) -> None:
 def random_values(name: str, shape: tuple, config, random: np.random.Generator) -> np.ndarray:
     is_gemma = config.model_type.startswith("gemma")
     if name.endswith("norm.weight"):
-        return random.uniform(0.5, 1.5, shape) - is_gemma
+        from_one = is_gemma or config.model_type == "qwen3_next" and not name.endswith("linear_attn.norm.weight")
+        return random.uniform(0.5, 1.5, shape) - from_one
     if name.endswith(("bias", "sinks")):
         return random.standard_normal(shape) * 0.3
     if name == "model.embed_tokens.weight":
@@ -713,6 +738,8 @@ GAINS = {
     "lm_head": 1.5,
     "gate.weight": 1.5,
     "router": 1.5,
+    # What attention makes is normed, so it should not vanish
+    "conv1d": 4.0,
 }
 
 
@@ -826,6 +853,9 @@ LINEAR = {
     "self_attn.q_a_proj": "attn_q_a",
     "self_attn.q_b_proj": "attn_q_b",
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "linear_attn.in_proj_qkvz": "attn_qkv",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.out_proj": "ssm_out",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
@@ -854,6 +884,17 @@ def gguf_rows(name: str, rows: np.ndarray, config) -> np.ndarray:
         return rows
     heads = config.num_attention_heads if name.endswith("q_proj") else config.num_key_value_heads
     return rows.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+
+def gguf_parts(name: str, rows: np.ndarray, config) -> dict[str, np.ndarray]:
+    """The tensors that a matrix becomes, with their rows."""
+    if not name.endswith("in_proj_qkvz"):
+        return {gguf_name(name): gguf_rows(name, rows, config)}
+    size, heads = config.linear_key_head_dim, config.linear_num_key_heads
+    shared = config.linear_num_value_heads // heads * config.linear_value_head_dim
+    parts = np.split(rows.reshape(heads, -1), np.cumsum([size, size, shared]), 1)
+    *qkv, gates = (part.ravel() for part in parts)
+    return {gguf_name(name): np.concatenate(qkv), gguf_name(name).replace("attn_qkv", "attn_gate"): gates}
 
 
 class Seen:
@@ -997,8 +1038,9 @@ def write_layers(name: str, folder: Path, tokens: list[list[int]]) -> None:
 
     layers = {}
     for module_name, seen in outputs.items():
-        gradient = gguf_rows(module_name, mean_square([output.grad for output in seen]), model.config)
-        layers[gguf_name(module_name)] = {"input": short(mean_square(inputs[module_name])), "gradient": short(gradient)}
+        squares, gradients = short(mean_square(inputs[module_name])), mean_square([output.grad for output in seen])
+        for tensor, gradient in gguf_parts(module_name, gradients, model.config).items():
+            layers[tensor] = {"input": squares, "gradient": short(gradient)}
     for other in others:
         for tensor, (squares, gradient) in other.layers(sum(map(len, tokens))).items():
             layers[tensor] = {"input": short(squares), "gradient": short(gradient)}

@@ -1,12 +1,15 @@
-//! dst = src / rms(src) * weight, or the same of src - mean(src), over groups of columns: all of a row, or those of a head.
+//! dst = src / rms(src) * weight, or the same of src - mean(src), over groups of columns: all of a row, or those of a head. Without a
+//! weight, dst = src / |src|.
+
+use std::borrow::Cow;
 
 use anyhow::Result;
 
-use crate::device::Buffer;
+use crate::device::{Buffer, Device};
 use crate::graph::back::Backward;
 use crate::graph::run::Forward;
 use crate::graph::vanishing::{Rows, faint_tokens, lifted};
-use crate::graph::{Operation, Value, WeightUse};
+use crate::graph::{LayerWeights, Operation, Value, WeightUse};
 use crate::kernels::norm::{NormKind, NormParams, norm};
 use crate::kernels::norm_backward::norm_backward;
 
@@ -14,7 +17,7 @@ use crate::kernels::norm_backward::norm_backward;
 pub struct Norm {
     pub src: Value,
     pub dst: Value,
-    pub weight: String,
+    pub weight: Option<String>,
     pub kind: NormKind,
     /// Columns of a group.
     pub width: usize,
@@ -27,7 +30,19 @@ pub struct Norm {
 
 impl Norm {
     fn params(&self, len: usize) -> NormParams {
-        NormParams { kind: self.kind, rows: len / self.width, width: self.width, eps: self.eps }
+        // beside the sum of squares, not beside their mean
+        let eps = if self.weight.is_some() { self.eps } else { self.eps / self.width as f32 };
+        NormParams { kind: self.kind, rows: len / self.width, width: self.width, eps }
+    }
+
+    fn weight<'a>(&self, device: &Device, weights: &'a LayerWeights) -> Result<Cow<'a, Buffer>> {
+        match &self.weight {
+            Some(name) => Ok(Cow::Borrowed(weights.vector(name))),
+            None => {
+                let unit = 1.0 / (self.width as f32).sqrt();
+                device.upload("weight of a norm without one", &vec![unit; self.width]).map(Cow::Owned)
+            }
+        }
     }
 
     /// What to take in place of the input, where that vanishes.
@@ -69,13 +84,13 @@ impl Operation for Norm {
     }
 
     fn weights(&self) -> Vec<WeightUse<'_>> {
-        vec![WeightUse::Vector(&self.weight)]
+        self.weight.as_deref().map(WeightUse::Vector).into_iter().collect()
     }
 
     fn forward(&self, pass: &mut Forward) -> Result<()> {
         let out = pass.output()?;
-        let weight = pass.weights.vector(&self.weight);
-        norm(pass.batch.device, pass.get(self.src), weight, &out, self.params(pass.len(self.src)))
+        let weight = self.weight(pass.batch.device, pass.weights)?;
+        norm(pass.batch.device, pass.get(self.src), &weight, &out, self.params(pass.len(self.src)))
     }
 
     fn backward(&self, pass: &mut Backward) -> Result<()> {
@@ -83,8 +98,8 @@ impl Operation for Norm {
         let (dx, accumulate) = pass.target(self.src)?;
         let lifted = self.lifted_input(pass)?;
         let input = lifted.as_ref().unwrap_or(pass.get(self.src));
-        let weight = pass.weights.vector(&self.weight);
+        let weight = self.weight(pass.batch.device, pass.weights)?;
         let params = self.params(pass.len(self.src));
-        norm_backward(pass.batch.device, input, weight, &dy, &dx, params, accumulate)
+        norm_backward(pass.batch.device, input, &weight, &dy, &dx, params, accumulate)
     }
 }
