@@ -37,7 +37,7 @@ impl Job<'_> {
     pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
         let mut provenance = self.provenance();
         let key = self.key()?;
-        if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
+        if provenance.is_conversion {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;

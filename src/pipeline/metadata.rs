@@ -25,6 +25,8 @@ pub struct Provenance {
     /// Name of the importance matrix: a file, or the built-in calibration set.
     pub imatrix_name: String,
     pub calibration_hash: String,
+    /// Whether all that is done is to decode what is quantized.
+    pub is_conversion: bool,
     /// Of the text of the proof; none where there is no proof.
     pub heldout_hash: Option<String>,
 }
@@ -58,8 +60,7 @@ pub fn output_metadata(
     metadata.set("dq_gpu.version", Value::String(env!("CARGO_PKG_VERSION").to_string()));
     metadata.set("dq_gpu.plan_hash", Value::String(plan.map_or("0".repeat(64), |plan| plan.hash.clone())));
     metadata.set("dq_gpu.calibration_hash", Value::String(provenance.calibration_hash.clone()));
-    // a conversion to floats only decodes
-    if let Some(types) = weights.quantized_types().filter(|_| imatrix.is_some()) {
+    if let Some(types) = weights.quantized_types().filter(|_| !provenance.is_conversion) {
         metadata.set(QUANTIZED_SOURCE, Value::String(types));
     }
     match &provenance.heldout_hash {

@@ -320,6 +320,7 @@ impl Job<'_> {
         Provenance {
             imatrix_name: self.imatrix.as_ref().map_or(self.dataset, |(_, name)| name).to_string(),
             calibration_hash: self.calibration.hash.clone(),
+            is_conversion: is_conversion(self.goals, &self.constraints),
             heldout_hash: Some(self.heldout.hash.clone()),
         }
     }
@@ -330,6 +331,11 @@ impl Job<'_> {
             prove(self.device, self.model, &quant, self.heldout, Scoring::SecondHalf, self.memory, progress)?;
         super::prove::report(&divergence, self.heldout)
     }
+}
+
+/// Whether no goal encodes anything by importance.
+pub(super) fn is_conversion(goals: &[Goal], constraints: &Constraints) -> bool {
+    !goals.iter().any(|goal| goal.needs_importance(&constraints.rules))
 }
 
 /// The targets among goals.

@@ -11,7 +11,7 @@ use super::analyze::unmeasured;
 use super::checkpoint::Checkpoints;
 use super::encoded::importance;
 use super::learn::fitted;
-use super::quantize::{Clock, Goal, Outcome, check_importance, check_targets, considered, targets};
+use super::quantize::{Clock, Goal, Outcome, check_importance, check_targets, considered, is_conversion, targets};
 use super::slabs::{of_matrix, slabs};
 use super::weigh::{Trials, Weighing};
 use super::{FileInputs, Provenance, output_metadata, write};
@@ -66,13 +66,13 @@ impl Unproven<'_> {
 
     /// Refuses what cannot be met, and measures errors if a goal needs them.
     fn learn(&self, outputs: &[PathBuf], clock: &mut Clock, progress: &dyn Progress) -> Result<Known> {
-        let is_conversion = !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules));
+        let is_conversion = is_conversion(self.goals, &self.constraints);
         let imatrix = match &self.imatrix {
             Some((imatrix, name)) if !is_conversion => Some(fitted(self.weights, imatrix, name)?),
             _ => None,
         };
         let imatrix_name = self.imatrix.as_ref().map_or(String::new(), |(_, name)| name.clone());
-        let provenance = Provenance { imatrix_name, ..Provenance::default() };
+        let provenance = Provenance { imatrix_name, is_conversion, ..Provenance::default() };
         let metadata = output_metadata(self.weights, imatrix.as_ref(), &provenance, None);
         let mut analysis = unmeasured(self.weights, shape(self.weights)?, &metadata)?;
         let types = self.types.iter().copied().filter(|ty| imatrix.is_some() || !needs_importance(*ty));
