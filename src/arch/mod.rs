@@ -245,7 +245,10 @@ pub fn by_architecture(architecture: &str) -> Result<&'static dyn Family> {
         Some(family) => Ok(family),
         None => {
             let known: Vec<_> = families().map(Family::architecture).collect();
-            bail!("unknown model architecture: `{architecture}` (known: {})", known.join(", "))
+            bail!(
+                "unknown model architecture: `{architecture}` (known: {}); `dq-gpu quantize` takes a GGUF of any, without a proof",
+                known.join(", ")
+            )
         }
     }
 }
@@ -256,7 +259,11 @@ pub fn by_hf_architecture(architecture: &str) -> Result<&'static dyn Family> {
         Some(family) => Ok(family),
         None => {
             let known: Vec<_> = families().flat_map(|family| family.hf_architectures()).copied().collect();
-            bail!("unknown model architecture in config.json: `{architecture}` (known: {})", known.join(", "))
+            bail!(
+                "unknown model architecture in config.json: `{architecture}` (known: {}); make a GGUF of it with llama.cpp's \
+                 convert_hf_to_gguf.py, which `dq-gpu quantize` takes whatever the architecture",
+                known.join(", ")
+            )
         }
     }
 }

@@ -105,7 +105,7 @@ fn work(args: &AnalyzeArgs, bars: &Bars) -> Result<AnalyzeReport> {
         objective: Objective::Mean,
         probes: args.probes,
         rounding: args.rounding.method(),
-        rounding_tokens: args.rounding.effort.tokens(),
+        rounding_tokens: args.rounding.effort().tokens(),
         rounds: 0,
         memory: args.device.memory(),
         checkpoints: &args.work.checkpoints()?,

@@ -16,7 +16,7 @@ use crate::pipeline::checkpoint::Checkpoints;
 use crate::plan::constraints::{Demand, parse_types};
 use crate::plan::{Constraints, Profile, Rule};
 use crate::quant::{self, GgmlType};
-use crate::source::{Model, download_hint};
+use crate::source::{Weights, download_hint};
 
 /// Which text the model reads.
 #[derive(Debug, Args)]
@@ -107,8 +107,8 @@ pub struct TypeArgs {
 }
 
 impl TypeArgs {
-    /// The types to try on `model`, with those that stand in where rows do not fit, and those that rules give.
-    pub fn candidates(&self, model: &Model, keep: &[Rule]) -> Vec<GgmlType> {
+    /// The types to try on a model, with those that stand in where rows do not fit, and those that rules give.
+    pub fn candidates(&self, weights: &Weights, keep: &[Rule]) -> Vec<GgmlType> {
         let listed =
             self.types.clone().unwrap_or_else(|| GgmlType::all().filter(|&ty| self.profile.allows(ty)).collect());
         let kept = keep.iter().filter_map(|rule| match rule.demand {
@@ -116,7 +116,7 @@ impl TypeArgs {
             _ => None,
         });
         let wanted: Vec<GgmlType> = listed.into_iter().chain(kept).filter(|ty| ty.is_quantized()).collect();
-        let widths: BTreeSet<usize> = model.tensors.iter().filter(|t| t.rows > 1).map(|t| t.cols).collect();
+        let widths: BTreeSet<usize> = weights.tensors.iter().filter(|t| t.rows > 1).map(|t| t.cols).collect();
         let fitting =
             widths.iter().flat_map(|&cols| wanted.iter().filter_map(move |&ty| quant::fallback(ty, cols).ok()));
         let all: BTreeSet<GgmlType> = wanted.iter().copied().chain(fitting).collect();

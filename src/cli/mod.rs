@@ -17,6 +17,7 @@ mod plan;
 mod plan_report;
 pub mod progress;
 mod quantize;
+mod quantize_report;
 mod render;
 mod rounding;
 pub mod size;
@@ -24,6 +25,7 @@ mod table;
 mod target;
 mod terminal;
 mod text;
+mod unproven;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;

@@ -11,14 +11,13 @@ use crate::sensitivity::Way;
 #[command(next_help_heading = "Planning")]
 pub struct ObjectiveArgs {
     /// What the plan makes small: the mean KL; the mean together with the tokens that are hit worst; the average over the domains
-    /// of the calibration text
-    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["mix", "pure"])]
-    pub objective: ObjectiveArg,
+    /// of the calibration text [default: mean]
+    #[arg(long, value_enum, conflicts_with_all = ["mix", "pure"])]
+    pub objective: Option<ObjectiveArg>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ObjectiveArg {
-    #[default]
     Mean,
     Tail,
     Balanced,
@@ -27,9 +26,9 @@ pub enum ObjectiveArg {
 impl ObjectiveArgs {
     pub fn objective(&self) -> Objective {
         match self.objective {
-            ObjectiveArg::Mean => Objective::Mean,
-            ObjectiveArg::Tail => Objective::Tail,
-            ObjectiveArg::Balanced => Objective::Balanced,
+            None | Some(ObjectiveArg::Mean) => Objective::Mean,
+            Some(ObjectiveArg::Tail) => Objective::Tail,
+            Some(ObjectiveArg::Balanced) => Objective::Balanced,
         }
     }
 }
@@ -38,14 +37,13 @@ impl ObjectiveArgs {
 #[command(next_help_heading = "Planning")]
 pub struct SensitivityArgs {
     /// How to find out what errors cost: a backward pass; or probes, which write one group of tensors after the other in a coarse
-    /// type and measure the KL
-    #[arg(long, value_enum, default_value_t)]
-    pub sensitivity: SensitivityArg,
+    /// type and measure the KL [default: sweep]
+    #[arg(long, value_enum)]
+    pub sensitivity: Option<SensitivityArg>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum SensitivityArg {
-    #[default]
     Sweep,
     Probes,
 }
@@ -53,8 +51,8 @@ pub enum SensitivityArg {
 impl SensitivityArgs {
     pub fn way(&self) -> Way {
         match self.sensitivity {
-            SensitivityArg::Sweep => Way::Sweep,
-            SensitivityArg::Probes => Way::Probes,
+            None | Some(SensitivityArg::Sweep) => Way::Sweep,
+            Some(SensitivityArg::Probes) => Way::Probes,
         }
     }
 }

@@ -9,16 +9,19 @@ use super::Global;
 use super::common::{self, CalibrationArgs, DeviceArgs, KeepArgs, MixArgs, TypeArgs, WorkArgs};
 use super::domains::DomainShare;
 use super::objective::{ObjectiveArgs, SensitivityArgs};
-use super::output::{Ladder, Printer, QuantizeReport, StepTime, TypeShare};
+use super::output::{Printer, StepTime, TypeShare};
 use super::outputs;
 use super::progress::Bars;
+use super::quantize_report::{Ladder, QuantizeReport};
 use super::rounding::RoundingArgs;
 use super::target::{self, TargetArgs, VramArgs, Wanted};
 use super::text::Reader;
+use super::unproven;
+use crate::device::Device;
 use crate::gguf::GgufFile;
 use crate::pipeline::quantize::{Goal, Job, Outcome};
 use crate::plan::{Plan, RunShape};
-use crate::source::{Model, folder_name};
+use crate::source::{Model, Opened, folder_name};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +41,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct QuantizeArgs {
-    /// A Hugging Face folder, or a GGUF (of a split model, any of its files)
+    /// A Hugging Face folder, or a GGUF (of a split model, any of its files). Of an architecture without a forward pass here, types are
+    /// chosen by rule or by the errors of the weights alone, and the file is not proven
     #[arg(value_hint = ValueHint::AnyPath)]
     pub model: PathBuf,
     /// The GGUF to write; {target} in its name stands for the target. For several targets such a name, or a folder
@@ -116,43 +120,26 @@ fn work(
     printer: &mut Printer,
 ) -> Result<Vec<QuantizeReport>> {
     let device = args.device.open()?;
-    let model = Model::open(&args.model)?;
-    let goals = goals(args, wanted, &model)?;
+    let opened = Opened::open(&args.model)?;
+    if let Opened::Weights(weights) = &opened {
+        unproven::check(args, weights)?;
+    }
+    let goals = goals(args, wanted, &opened)?;
     let is_conversion = goals.iter().all(|goal| !goal.needs_importance(&args.keep.keep));
-    let quantized_source = model.quantized_types().filter(|_| !is_conversion);
+    let quantized_source = opened.weights().quantized_types().filter(|_| !is_conversion);
     if let Some(types) = quantized_source.as_ref().filter(|_| !args.allow_requantize) {
         bail!(
             "the model is quantized already ({types}): quantize the model that it was made from, or pass --allow-requantize: `{}`",
             args.model.display()
         );
     }
-    let reader = Reader::new(&model, bars)?;
-    let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
-    let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
-    drop(reader);
-    let job = Job {
-        device: &device,
-        model: &model,
-        calibration: &calibration,
-        dataset: &dataset,
-        imatrix: common::read_imatrix(args.imatrix.as_deref())?,
-        heldout: &heldout,
-        types: &args.types.candidates(&model, &args.keep.keep),
-        constraints: common::constraints(&args.types, &args.keep, true),
-        goals: &goals,
-        seed: args.seed,
-        sensitivity: args.sensitivity.way(),
-        objective: args.objective.objective(),
-        probes: false,
-        rounding: args.rounding.method(),
-        rounding_tokens: args.rounding.effort.tokens(),
-        rounds: args.rounds.unwrap_or_else(|| args.rounding.effort.rounds()),
-        memory: args.device.memory(),
-        checkpoints: &args.work.checkpoints()?,
+    let not_proven = match &opened {
+        Opened::Model(_) => None,
+        Opened::Weights(weights) => Some(unproven::note(args, weights, &goals, is_conversion)),
     };
     let mut reports: Vec<QuantizeReport> = Vec::new();
-    job.run(files, bars, |outcome| {
-        let report = report(outcome, device.name(), quantized_source.clone())?;
+    let mut done = |outcome: Outcome| {
+        let report = report(outcome, device.name(), quantized_source.clone(), not_proven.clone())?;
         // no bar is left when the result appears
         bars.part();
         printer.print(&report);
@@ -161,20 +148,68 @@ fn work(
         }
         reports.push(report);
         Ok(())
-    })?;
+    };
+    match &opened {
+        Opened::Model(model) => prove(args, &device, model, &goals, files, bars, &mut done)?,
+        Opened::Weights(weights) => unproven::run(args, &device, weights, &goals, files, bars, &mut done)?,
+    }
     Ok(reports)
 }
 
-fn report(outcome: Outcome, device: String, quantized_source: Option<String>) -> Result<QuantizeReport> {
+/// The whole job.
+fn prove(
+    args: &QuantizeArgs,
+    device: &Device,
+    model: &Model,
+    goals: &[Goal],
+    files: &[PathBuf],
+    bars: &Bars,
+    done: &mut dyn FnMut(Outcome) -> Result<()>,
+) -> Result<()> {
+    let reader = Reader::new(model, bars)?;
+    let (calibration, dataset) = reader.mixed_calibration(&args.text, &args.mix)?;
+    let heldout = reader.held_out(args.text.ctx, args.text.chunks)?;
+    drop(reader);
+    let job = Job {
+        device,
+        model,
+        calibration: &calibration,
+        dataset: &dataset,
+        imatrix: common::read_imatrix(args.imatrix.as_deref())?,
+        heldout: &heldout,
+        types: &args.types.candidates(model, &args.keep.keep),
+        constraints: common::constraints(&args.types, &args.keep, true),
+        goals,
+        seed: args.seed,
+        sensitivity: args.sensitivity.way(),
+        objective: args.objective.objective(),
+        probes: false,
+        rounding: args.rounding.method(),
+        rounding_tokens: args.rounding.effort().tokens(),
+        rounds: args.rounds.unwrap_or_else(|| args.rounding.effort().rounds()),
+        memory: args.device.memory(),
+        checkpoints: &args.work.checkpoints()?,
+    };
+    job.run(files, bars, done)
+}
+
+fn report(
+    outcome: Outcome,
+    device: String,
+    quantized_source: Option<String>,
+    not_proven: Option<String>,
+) -> Result<QuantizeReport> {
+    let measured = outcome.report.as_ref().map(|report| &report.all);
     Ok(QuantizeReport {
         bytes: outcome.bytes,
         bpw: outcome.plan.bpw,
         predicted_kld: outcome.plan.predicted_kld,
-        measured_kld: outcome.report.all.mean_kld,
-        measured_kld_se: outcome.report.all.mean_kld_se,
-        same_top: outcome.report.all.same_top,
-        tokens: outcome.report.all.tokens,
-        domains: DomainShare::list(&outcome.report),
+        measured_kld: measured.map(|all| all.mean_kld),
+        measured_kld_se: measured.map(|all| all.mean_kld_se),
+        same_top: measured.map(|all| all.same_top),
+        tokens: measured.map(|all| all.tokens),
+        not_proven,
+        domains: outcome.report.as_ref().map(DomainShare::list).unwrap_or_default(),
         sensitivity: outcome.sensitivity,
         objective: outcome.outlook,
         device,
@@ -189,12 +224,15 @@ fn report(outcome: Outcome, device: String, quantized_source: Option<String>) ->
     })
 }
 
-fn goals(args: &QuantizeArgs, wanted: &[Wanted], model: &Model) -> Result<Vec<Goal>> {
+fn goals(args: &QuantizeArgs, wanted: &[Wanted], opened: &Opened) -> Result<Vec<Goal>> {
     if let Some(path) = args.plan.clone() {
         return Ok(vec![Goal::Plan(Box::new(move |analysis| Plan::read(&path, analysis)))]);
     }
-    let run = RunShape::of(&model.hparams);
-    wanted.iter().map(|wanted| Ok(Goal::Target(wanted.resolve(&args.vram, Some(&run))?))).collect()
+    let run = match opened {
+        Opened::Model(model) => Some(RunShape::of(&model.hparams)),
+        Opened::Weights(_) => None,
+    };
+    wanted.iter().map(|wanted| Ok(Goal::Target(wanted.resolve(&args.vram, run.as_ref())?))).collect()
 }
 
 /// A file for each target; without `--output`, `<model>-<target>.gguf` in the current folder.

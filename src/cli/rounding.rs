@@ -8,31 +8,32 @@ use crate::rounding::{Method, Prefix};
 #[command(next_help_heading = "Rounding")]
 pub struct RoundingArgs {
     /// search: scales and codes of every block for itself; feedback: columns make good each other's errors
-    #[arg(long, value_enum, default_value_t)]
-    pub rounding: Rounding,
+    /// [default: feedback]
+    #[arg(long, value_enum)]
+    pub rounding: Option<Rounding>,
     /// How long to look for better codes with all of a layer's errors in view, and how much text to see them in; fast does not look after a search
-    #[arg(long, value_enum, default_value_t)]
-    pub effort: Effort,
+    /// [default: normal]
+    #[arg(long, value_enum)]
+    pub effort: Option<Effort>,
     /// The layers before the one that is rounded: with quantized, it makes up for what they have lost. Default: quantized with
     /// feedback, original with search and with fast
     #[arg(long, value_enum)]
     pub prefix: Option<PrefixArg>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PrefixArg {
     Original,
     Quantized,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Rounding {
     Search,
-    #[default]
     Feedback,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Effort {
     Fast,
     #[default]
@@ -57,14 +58,18 @@ impl Effort {
 }
 
 impl RoundingArgs {
+    pub fn effort(&self) -> Effort {
+        self.effort.unwrap_or_default()
+    }
+
     /// What the options mean together.
     pub fn method(&self) -> Method {
-        let descents = match self.effort {
+        let descents = match self.effort() {
             Effort::Fast => 0,
             Effort::Normal => 2,
             Effort::Max => 8,
         };
-        let feedback = matches!(self.rounding, Rounding::Feedback);
+        let feedback = self.rounding != Some(Rounding::Search);
         let prefix = match self.prefix {
             Some(PrefixArg::Original) => Prefix::Original,
             Some(PrefixArg::Quantized) => Prefix::Quantized,

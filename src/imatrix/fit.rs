@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 
 use super::{Entry, Imatrix};
-use crate::arch::tensor_class::{importance_names, may_quantize};
+use crate::arch::tensor_class::importance_names;
 use crate::quant::GgmlType;
-use crate::source::Model;
+use crate::source::Weights;
 
 /// Types that llama-quantize writes with importance data only: without, they are worse than smaller types.
 pub fn needs_importance(ty: GgmlType) -> bool {
@@ -21,10 +21,10 @@ impl Entry {
 }
 
 impl Imatrix {
-    /// Leaves the entries that `model` has use for, with data. Gives the names of the tensors that are left without.
+    /// Leaves the entries that the model has use for, with data. Gives the names of the tensors that are left without.
     ///
     /// Fails on an entry of another width, and if no entry is of this model.
-    pub fn fit(&mut self, model: &Model) -> Result<Vec<String>> {
+    pub fn fit(&mut self, model: &Weights) -> Result<Vec<String>> {
         for (name, entry) in &self.entries {
             let Some(tensor) = model.tensor(name) else { continue };
             ensure!(
@@ -38,12 +38,9 @@ impl Imatrix {
         let all = self.entries.len();
         self.entries.retain(|name, entry| model.has_tensor(name) && entry.has_data());
         ensure!(!self.entries.is_empty(), "it is of another model, or empty: none of its {all} entries is of use here");
-        let architecture = model.family.architecture();
-        let is_multiplied = |name: &str| name != "token_embd.weight" || model.output_tensor() == name;
-        let read = model
-            .tensors
-            .iter()
-            .filter(|tensor| may_quantize(&tensor.name, &tensor.dims, architecture) && is_multiplied(&tensor.name));
+        // an embedding that is not the output too is looked up
+        let is_multiplied = |name: &str| name != "token_embd.weight" || !model.has_tensor("output.weight");
+        let read = model.quantizable().filter(|tensor| is_multiplied(&tensor.name));
         let lacks = |name: &str| importance_names(name).iter().all(|name| !self.entries.contains_key(name));
         Ok(read.map(|tensor| tensor.name.clone()).filter(|name| lacks(name)).collect())
     }

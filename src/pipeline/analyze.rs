@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::metadata::fixed_bytes;
 use super::slabs::slabs;
-use super::weigh::Weigher;
+use super::weigh::{Trials, Weigher};
 use crate::arch::tensor_class::may_quantize;
 use crate::calibration::Chunks;
 use crate::device::Device;
@@ -19,7 +19,7 @@ use crate::quant::lossless::{self, Precision};
 use crate::rounding::hessian::{HeldOut, Hessian, Texts, shrunk};
 use crate::rounding::{Method, SHRINK};
 use crate::sensitivity::{Factor, Sensitivities};
-use crate::source::{Model, Tensor};
+use crate::source::{Model, Tensor, Weights};
 
 /// What an analysis is made from.
 pub struct AnalysisInputs<'a> {
@@ -38,11 +38,18 @@ pub struct AnalysisInputs<'a> {
     pub metadata: &'a Metadata,
 }
 
+impl AnalysisInputs<'_> {
+    /// What types are tried with.
+    pub(super) fn trials(&self) -> Trials<'_> {
+        Trials { weights: self.model, imatrix: self.imatrix, types: self.types }
+    }
+}
+
 /// Rows looked at, evenly spaced, before all are.
 const FIRST_ROWS: usize = 8;
 
 /// Those of `types` on whose grid all weights of `tensor` lie, so that it is stored exactly.
-pub(super) fn exact_types(model: &Model, tensor: &Tensor, types: &[GgmlType]) -> Result<Vec<GgmlType>> {
+pub(super) fn exact_types(weights: &Weights, tensor: &Tensor, types: &[GgmlType]) -> Result<Vec<GgmlType>> {
     let precision = Precision::of(tensor.ty);
     let mut types: Vec<GgmlType> = types.iter().copied().filter(|ty| ty.fits(tensor.cols)).collect();
     let first_rows = (0..tensor.rows).step_by(tensor.rows.div_ceil(FIRST_ROWS).max(1)).map(|row| row..row + 1);
@@ -50,7 +57,7 @@ pub(super) fn exact_types(model: &Model, tensor: &Tensor, types: &[GgmlType]) ->
         if types.is_empty() {
             break;
         }
-        let values = model.f32_rows(tensor, rows)?;
+        let values = weights.f32_rows(tensor, rows)?;
         types.retain(|ty| lossless::on_grid(*ty, &values, precision));
     }
     Ok(types)
@@ -59,27 +66,32 @@ pub(super) fn exact_types(model: &Model, tensor: &Tensor, types: &[GgmlType]) ->
 /// The tensors of `model` and the size of the rest of the file, nothing measured: enough for plans by fixed rules.
 pub fn bare_analysis(model: &Model, metadata: &Metadata, calibration_hash: &str) -> Result<Analysis> {
     let hparams = &model.hparams;
-    let architecture = model.family.architecture();
-    let tensors = model.tensors.iter().map(|tensor| {
-        let quantizable = may_quantize(&tensor.name, &tensor.dims, architecture);
+    let shape = ModelShape {
+        architecture: model.family.architecture().to_string(),
+        block_count: hparams.n_layer as u32,
+        head_count: hparams.n_head as u32,
+        head_count_kv: hparams.n_head_kv as u32,
+        expert_count: hparams.n_expert() as u32,
+        run: Some(RunShape::of(hparams)),
+    };
+    Ok(Analysis { calibration_hash: calibration_hash.to_string(), ..unmeasured(model, shape, metadata)? })
+}
+
+/// The same of weights of any architecture.
+pub(super) fn unmeasured(weights: &Weights, shape: ModelShape, metadata: &Metadata) -> Result<Analysis> {
+    let tensors = weights.tensors.iter().map(|tensor| {
+        let quantizable = may_quantize(&tensor.name, &tensor.dims, &shape.architecture);
         TensorAnalysis::new(&tensor.name, &tensor.dims, tensor.ty, quantizable)
     });
     Ok(Analysis {
         version: ANALYSIS_VERSION,
-        model: model.path.display().to_string(),
-        fingerprint: model.fingerprint()?,
-        calibration_hash: calibration_hash.to_string(),
+        model: weights.path.display().to_string(),
+        fingerprint: weights.fingerprint()?,
+        calibration_hash: String::new(),
         sensitivity: String::new(),
-        shape: ModelShape {
-            architecture: architecture.to_string(),
-            block_count: hparams.n_layer as u32,
-            head_count: hparams.n_head as u32,
-            head_count_kv: hparams.n_head_kv as u32,
-            expert_count: hparams.n_expert() as u32,
-            run: Some(RunShape::of(hparams)),
-        },
-        fixed_bytes: fixed_bytes(model, metadata)?,
+        fixed_bytes: fixed_bytes(weights, metadata)?,
         tensors: tensors.collect(),
+        shape,
         ties: Vec::new(),
         probes: None,
     })

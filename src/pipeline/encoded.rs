@@ -13,7 +13,7 @@ use crate::imatrix::Imatrix;
 use crate::kernels::encode::encode_values;
 use crate::quant::GgmlType;
 use crate::quant::lossless::{self, Precision};
-use crate::source::{Model, Tensor};
+use crate::source::{Model, Tensor, Weights};
 
 /// Types by tensor.
 pub(super) type Types = BTreeMap<String, GgmlType>;
@@ -22,7 +22,7 @@ pub(super) type Types = BTreeMap<String, GgmlType>;
 /// the grid of the type stay what they are. `importance` is that of all matrices.
 fn encode_rows(
     device: &Device,
-    model: &Model,
+    source: &Weights,
     importance: &[f32],
     (tensor, rows): (&Tensor, Range<usize>),
     ty: GgmlType,
@@ -30,7 +30,7 @@ fn encode_rows(
 ) -> Result<()> {
     let weights = device.upload("importance", of_matrix(tensor, importance, &rows))?;
     for rows in slabs_of(tensor, rows) {
-        let values = model.f32_rows(tensor, rows.clone())?;
+        let values = source.f32_rows(tensor, rows.clone())?;
         let bytes = match lossless::encode(ty, &values, Precision::of(tensor.ty)) {
             Some(exact) => exact,
             None => encode_values(device, ty, &values, &weights, tensor.cols)?,
@@ -43,7 +43,7 @@ fn encode_rows(
 /// Encodes all of `tensor` so.
 pub(super) fn encode_tensor(
     device: &Device,
-    model: &Model,
+    source: &Weights,
     imatrix: Option<&Imatrix>,
     tensor: &Tensor,
     ty: GgmlType,
@@ -51,7 +51,7 @@ pub(super) fn encode_tensor(
 ) -> Result<()> {
     let importance = importance(imatrix, tensor);
     let mut matrices = tensor.by_matrix(0..tensor.rows);
-    matrices.try_for_each(|rows| encode_rows(device, model, &importance, (tensor, rows), ty, &mut sink))
+    matrices.try_for_each(|rows| encode_rows(device, source, &importance, (tensor, rows), ty, &mut sink))
 }
 
 /// The importance of the columns of each matrix of a tensor, `[matrices, cols]`; without any all columns count the same.

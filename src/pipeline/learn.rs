@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::checkpoint::Key;
-use super::quantize::{Clock, Goal, HESSIAN_TOKENS, Job};
+use super::quantize::{Clock, Goal, HESSIAN_TOKENS, Job, considered};
 use super::{AnalysisInputs, ProbeInputs, Provenance, analyze, bare_analysis, listen, output_metadata, probe, sense};
 use crate::gguf::Metadata;
 use crate::imatrix::Imatrix;
@@ -13,7 +13,7 @@ use crate::quant::GgmlType;
 use crate::rounding::Method;
 use crate::sensitivity::probe::{Probes, groups, unit_factors};
 use crate::sensitivity::{Sensitivities, SweepOptions, Way};
-use crate::source::listing;
+use crate::source::{Weights, listing};
 
 /// Tokens of the reverse sweep: enough for sensitivities within a few per cent.
 const SWEEP_TOKENS: usize = 16 << 10;
@@ -37,14 +37,14 @@ impl Job<'_> {
     pub fn learn(&self, clock: &mut Clock, progress: &dyn Progress) -> Result<Knowledge> {
         let mut provenance = self.provenance();
         let key = self.key()?;
-        if !self.goals.iter().any(|goal| goal.needs_importance(&self.constraints.rules)) {
+        if provenance.is_conversion {
             provenance.calibration_hash.clear();
             let metadata = output_metadata(self.model, None, &provenance, None);
             let analysis = bare_analysis(self.model, &metadata, "")?;
             return Ok(Knowledge { analysis, imatrix: None, sensitivities: None, provenance, key });
         }
         let imatrix = match &self.imatrix {
-            Some((imatrix, name)) => self.fitted(imatrix, name)?,
+            Some((imatrix, name)) => fitted(self.model, imatrix, name)?,
             None => self.checkpoints.step("importance", &key, || {
                 listen(self.device, self.model, self.calibration, self.dataset, self.memory, progress)
             })?,
@@ -76,7 +76,7 @@ impl Job<'_> {
         };
         clock.lap("sensitivity");
         if needs_analysis {
-            let types = self.considered(&known.analysis);
+            let types = considered(&known.analysis, self.goals, &self.constraints, self.types);
             let key =
                 known.key.clone().with("types", &types).with("rounding", (self.rounding, self.memory.moments_budget));
             let Analysis { fixed_bytes, model, .. } = known.analysis;
@@ -101,21 +101,6 @@ impl Job<'_> {
         Ok(known)
     }
 
-    /// What the model has use for of an importance matrix that was made before. Says which tensors it leaves without, and fails if
-    /// they are to have a type that needs it.
-    fn fitted(&self, imatrix: &Imatrix, name: &str) -> Result<Imatrix> {
-        let mut imatrix = imatrix.clone();
-        let missing = imatrix.fit(self.model).with_context(|| format!("cannot use the importance matrix: `{name}`"))?;
-        if !missing.is_empty() {
-            log::warn!(
-                "the importance matrix has no data for {} tensors, all columns of which count the same: {} (`{name}`)",
-                missing.len(),
-                listing(&missing)
-            );
-        }
-        Ok(imatrix)
-    }
-
     /// What everything that is learned depends on.
     fn key(&self) -> Result<Key> {
         let key = self
@@ -125,13 +110,6 @@ impl Job<'_> {
             .with("device", (self.device.name(), self.memory.activation_budget))
             .with("calibration", (&self.calibration.hash, self.calibration.ctx, self.dataset));
         Ok(key)
-    }
-
-    /// The types that any of the targets may use.
-    fn considered(&self, bare: &Analysis) -> Vec<GgmlType> {
-        let considered: Vec<_> = self.targets().map(|target| self.constraints.for_target(target, bare)).collect();
-        let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
-        self.types.iter().copied().filter(is_considered).collect()
     }
 
     fn weigh(
@@ -194,4 +172,18 @@ impl Job<'_> {
         let errors = self.weigh(imatrix, &units, &probes.types(), Method::PLAIN, metadata, progress)?;
         probes.factors(units, |name, ty| errors.tensor(name)?.predicted(ty))
     }
+}
+
+/// What a model has use for of an importance matrix that was made before. Says which tensors it leaves without.
+pub(super) fn fitted(weights: &Weights, imatrix: &Imatrix, name: &str) -> Result<Imatrix> {
+    let mut imatrix = imatrix.clone();
+    let missing = imatrix.fit(weights).with_context(|| format!("cannot use the importance matrix: `{name}`"))?;
+    if !missing.is_empty() {
+        log::warn!(
+            "the importance matrix has no data for {} tensors, all columns of which count the same: {} (`{name}`)",
+            missing.len(),
+            listing(&missing)
+        );
+    }
+    Ok(imatrix)
 }

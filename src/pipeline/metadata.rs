@@ -6,12 +6,15 @@ use crate::gguf::{Metadata, TensorPlan, Value, file_size};
 use crate::imatrix::Imatrix;
 use crate::plan::Plan;
 use crate::plan::analysis::padded;
-use crate::source::Model;
+use crate::source::Weights;
 
 /// The key under which the measured mean KL divergence is stored.
 pub(super) const MEASURED_KLD: &str = "dq_gpu.kld.mean";
 /// Positions behind [`MEASURED_KLD`].
 pub(super) const MEASURED_TOKENS: &str = "dq_gpu.kld.tokens";
+
+/// Hash of the text of the proof.
+const HELDOUT_HASH: &str = "dq_gpu.heldout_hash";
 
 /// The types of the source's weights, where they were quantized again.
 const QUANTIZED_SOURCE: &str = "dq_gpu.quantized_source";
@@ -22,18 +25,21 @@ pub struct Provenance {
     /// Name of the importance matrix: a file, or the built-in calibration set.
     pub imatrix_name: String,
     pub calibration_hash: String,
-    pub heldout_hash: String,
+    /// Whether all that is done is to decode what is quantized.
+    pub is_conversion: bool,
+    /// Of the text of the proof; none where there is no proof.
+    pub heldout_hash: Option<String>,
 }
 
-/// The model's metadata with what quantization adds. `plan` is none while only the size matters: values that depend on
+/// The source's metadata with what quantization adds. `plan` is none while only the size matters: values that depend on
 /// it have a fixed size.
 pub fn output_metadata(
-    model: &Model,
+    weights: &Weights,
     imatrix: Option<&Imatrix>,
     provenance: &Provenance,
     plan: Option<&Plan>,
 ) -> Metadata {
-    let mut metadata = model.metadata.clone();
+    let mut metadata = weights.metadata.clone();
     for key in ["split.no", "split.count", "split.tensors.count"] {
         metadata.remove(key);
     }
@@ -54,24 +60,29 @@ pub fn output_metadata(
     metadata.set("dq_gpu.version", Value::String(env!("CARGO_PKG_VERSION").to_string()));
     metadata.set("dq_gpu.plan_hash", Value::String(plan.map_or("0".repeat(64), |plan| plan.hash.clone())));
     metadata.set("dq_gpu.calibration_hash", Value::String(provenance.calibration_hash.clone()));
-    metadata.set("dq_gpu.heldout_hash", Value::String(provenance.heldout_hash.clone()));
-    // a conversion to floats only decodes
-    if let Some(types) = model.quantized_types().filter(|_| imatrix.is_some()) {
+    if let Some(types) = weights.quantized_types().filter(|_| !provenance.is_conversion) {
         metadata.set(QUANTIZED_SOURCE, Value::String(types));
     }
-    // NaN until the proof has run.
-    metadata.set(MEASURED_KLD, Value::F32(f32::NAN));
-    metadata.set(MEASURED_TOKENS, Value::U32(0));
+    match &provenance.heldout_hash {
+        Some(hash) => {
+            metadata.set(HELDOUT_HASH, Value::String(hash.clone()));
+            // NaN until the proof has run.
+            metadata.set(MEASURED_KLD, Value::F32(f32::NAN));
+            metadata.set(MEASURED_TOKENS, Value::U32(0));
+        }
+        // those of the source are not about this file
+        None => [HELDOUT_HASH, MEASURED_KLD, MEASURED_TOKENS].into_iter().for_each(|key| drop(metadata.remove(key))),
+    }
     metadata
 }
 
 /// Bytes of the file that hold no tensor data: everything but the tensors, each padded.
-pub(super) fn fixed_bytes(model: &Model, metadata: &Metadata) -> Result<u64> {
-    let tensors: Vec<TensorPlan> = model
+pub(super) fn fixed_bytes(weights: &Weights, metadata: &Metadata) -> Result<u64> {
+    let tensors: Vec<TensorPlan> = weights
         .tensors
         .iter()
         .map(|tensor| TensorPlan { name: tensor.name.clone(), dims: tensor.dims.clone(), ty: tensor.ty })
         .collect();
-    let data = model.tensors.iter().map(|tensor| padded(tensor.ty.bytes_for((tensor.rows * tensor.cols) as u64)));
+    let data = weights.tensors.iter().map(|tensor| padded(tensor.ty.bytes_for((tensor.rows * tensor.cols) as u64)));
     Ok(file_size(metadata, &tensors)? - data.sum::<u64>())
 }

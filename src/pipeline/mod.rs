@@ -1,5 +1,6 @@
 //! The steps of the job, each usable alone: listen, sense, weigh, (plan,) write, prove.
-//! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job.
+//! Steps read what earlier steps made and never call a later one; [`quantize`] is the whole job, [`unproven`] what is left of it for weights
+//! that cannot be run.
 
 mod analyze;
 pub mod checkpoint;
@@ -18,6 +19,7 @@ mod round_matrix;
 mod sample;
 mod slabs;
 mod strength;
+pub mod unproven;
 mod weigh;
 mod write;
 

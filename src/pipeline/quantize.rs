@@ -21,7 +21,7 @@ use crate::imatrix::{Coverage, Imatrix};
 use crate::kld::{Report, TokenRecord, compare};
 use crate::plan::mixes::needs_imatrix;
 use crate::plan::{
-    Analysis, Constraints, Objective, Outlook, Plan, Rule, Target, check_budget, least_bytes, solve_for,
+    Analysis, Constraints, Ftype, Objective, Outlook, Plan, Rule, Target, check_budget, least_bytes, solve_for,
 };
 use crate::progress::Progress;
 use crate::quant::GgmlType;
@@ -48,7 +48,7 @@ pub enum Goal {
 
 impl Goal {
     /// Whether errors and sensitivities must be known, or names and shapes are enough.
-    pub(super) fn needs_analysis(&self) -> bool {
+    pub fn needs_analysis(&self) -> bool {
         matches!(self, Goal::Target(Target::Size(_) | Target::Bpw(_) | Target::MaxKld(_)))
     }
 
@@ -106,7 +106,8 @@ pub struct Outcome {
     pub output: PathBuf,
     pub plan: Plan,
     pub bytes: u64,
-    pub report: Report,
+    /// What the proof measured; none of weights that cannot be run.
+    pub report: Option<Report>,
     /// How it was found out what errors cost; empty where the plan did not need it.
     pub sensitivity: String,
     /// What an objective beyond the mean predicts of the plan.
@@ -159,7 +160,7 @@ impl Job<'_> {
                 (Goal::Target(_), Some(target)) => self.plan(analysis, target)?,
                 (Goal::Target(_), None) => unreachable!("a target goal has a target"),
             };
-            check_importance(&plan, knowledge)?;
+            check_importance(&plan, knowledge.imatrix.as_ref(), &knowledge.provenance.imatrix_name)?;
             clock.lap("plan");
             let mut draft = self.write(plan, self.rounding, knowledge, output, progress)?;
             clock.lap("write");
@@ -200,7 +201,7 @@ impl Job<'_> {
                 output: output.to_owned(),
                 plan,
                 bytes,
-                report,
+                report: Some(report),
                 sensitivity: analysis.sensitivity.clone(),
                 outlook,
                 experts: knowledge.imatrix.as_ref().and_then(Imatrix::coverage),
@@ -247,9 +248,9 @@ impl Job<'_> {
             memory: self.memory,
             kept: kept.as_ref(),
         };
-        let rounding = is_rounded.then_some(&rounding);
+        let rounding = is_rounded.then_some((self.model, &rounding));
         let inputs =
-            FileInputs { model: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
+            FileInputs { weights: self.model, plan: &plan, imatrix: imatrix.as_ref(), rounding, metadata: &metadata };
         let writer = write(self.device, &inputs, output, progress)?;
         Ok(Draft { plan, writer })
     }
@@ -312,23 +313,15 @@ impl Job<'_> {
         let imatrix = self.imatrix.as_ref().map_or(&unmeasured, |(imatrix, _)| imatrix);
         let metadata = output_metadata(self.model, Some(imatrix), &provenance, None);
         let bare = bare_analysis(self.model, &metadata, "")?;
-        self.targets().try_for_each(|target| check_budget(&bare, target, &self.constraints, self.types))?;
-        let least = self.targets().map(|target| least_bytes(&bare, target, &self.constraints, self.types));
-        check_room(outputs.iter().zip(least.collect::<Result<Vec<_>>>()?))
-    }
-
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
-        self.goals.iter().filter_map(|goal| match goal {
-            Goal::Target(target) => Some(target),
-            Goal::Plan(_) => None,
-        })
+        check_targets(&bare, self.goals, &self.constraints, self.types, outputs)
     }
 
     pub(super) fn provenance(&self) -> Provenance {
         Provenance {
             imatrix_name: self.imatrix.as_ref().map_or(self.dataset, |(_, name)| name).to_string(),
             calibration_hash: self.calibration.hash.clone(),
-            heldout_hash: self.heldout.hash.clone(),
+            is_conversion: is_conversion(self.goals, &self.constraints),
+            heldout_hash: Some(self.heldout.hash.clone()),
         }
     }
 
@@ -340,23 +333,62 @@ impl Job<'_> {
     }
 }
 
+/// Whether no goal encodes anything by importance.
+pub(super) fn is_conversion(goals: &[Goal], constraints: &Constraints) -> bool {
+    !goals.iter().any(|goal| goal.needs_importance(&constraints.rules))
+}
+
+/// The targets among goals.
+pub(super) fn targets(goals: &[Goal]) -> impl Iterator<Item = &Target> {
+    goals.iter().filter_map(|goal| match goal {
+        Goal::Target(target) => Some(target),
+        Goal::Plan(_) => None,
+    })
+}
+
+/// Refuses targets that no plan of these types can meet, and files for which there is no room.
+pub(super) fn check_targets(
+    bare: &Analysis,
+    goals: &[Goal],
+    constraints: &Constraints,
+    types: &[GgmlType],
+    outputs: &[PathBuf],
+) -> Result<()> {
+    targets(goals).try_for_each(|target| check_budget(bare, target, constraints, types))?;
+    let least = targets(goals).map(|target| least_bytes(bare, target, constraints, types));
+    check_room(outputs.iter().zip(least.collect::<Result<Vec<_>>>()?))
+}
+
+/// The types that any of the targets may use.
+pub(super) fn considered(
+    bare: &Analysis,
+    goals: &[Goal],
+    constraints: &Constraints,
+    types: &[GgmlType],
+) -> Vec<GgmlType> {
+    let considered: Vec<_> = targets(goals).map(|target| constraints.for_target(target, bare)).collect();
+    let is_considered = |ty: &GgmlType| considered.iter().any(|constraints| constraints.is_considered(*ty));
+    types.iter().copied().filter(is_considered).collect()
+}
+
 /// Refuses types that need importance data for tensors that have none.
-fn check_importance(plan: &Plan, knowledge: &Knowledge) -> Result<()> {
-    let Some(imatrix) = &knowledge.imatrix else { return Ok(()) };
-    let is_blind = |name: &str, ty| {
-        needs_imatrix(name, ty, plan.file_type)
-            && importance_names(name).iter().all(|name| imatrix.mean2(name).is_none())
-    };
+pub(super) fn check_importance(plan: &Plan, imatrix: Option<&Imatrix>, name: &str) -> Result<()> {
+    // only of the mixture itself: a plan may be near one by chance
+    let ftype = if let Target::Type(ftype) = plan.target { ftype } else { Ftype::F16 };
+    let has_data = |name: &String| imatrix.is_some_and(|imatrix| imatrix.mean2(name).is_some());
+    let is_blind = |name: &str, ty| needs_imatrix(name, ty, ftype) && !importance_names(name).iter().any(has_data);
     let blind: Vec<&str> =
         plan.tensors.iter().filter(|(name, to)| is_blind(name, to.ty)).map(|(name, _)| name.as_str()).collect();
     let Some(first) = blind.first() else { return Ok(()) };
-    bail!(
-        "the importance matrix has no data for {} tensors that are to have a type which needs it, such as {}: {} (`{}`)",
-        blind.len(),
-        plan.tensors[*first].ty,
-        listing(&blind),
-        knowledge.provenance.imatrix_name
-    )
+    let (count, ty, blind) = (blind.len(), plan.tensors[*first].ty, listing(&blind));
+    match imatrix {
+        Some(_) => bail!(
+            "the importance matrix has no data for {count} tensors that are to have a type which needs it, such as {ty}: {blind} (`{name}`)"
+        ),
+        None => bail!(
+            "there is no importance matrix (--imatrix) for {count} tensors that are to have a type which needs it, such as {ty}: {blind}"
+        ),
+    }
 }
 
 /// Seconds by step; laps of the same name add up.

@@ -13,7 +13,7 @@ use crate::kernels::weight::Weight;
 use crate::kernels::weight_difference::weight_difference;
 use crate::quant::GgmlType;
 use crate::sensitivity::Factor;
-use crate::source::{Model, Tensor};
+use crate::source::{Tensor, Weights};
 
 /// Sampled rows and their numbers in the tensor.
 pub struct Sample<'a> {
@@ -26,12 +26,18 @@ pub struct Sample<'a> {
 
 impl<'a> Sample<'a> {
     /// At most `most` of the rows `rows`.
-    pub fn new(device: &'a Device, model: &Model, tensor: &Tensor, rows: Range<usize>, most: usize) -> Result<Self> {
+    pub fn new(
+        device: &'a Device,
+        weights: &Weights,
+        tensor: &Tensor,
+        rows: Range<usize>,
+        most: usize,
+    ) -> Result<Self> {
         let step = rows.len().div_ceil(most);
         let rows: Vec<usize> = rows.step_by(step).collect();
         let mut values = Vec::with_capacity(rows.len() * tensor.cols);
         for row in &rows {
-            values.extend(model.f32_rows(tensor, *row..row + 1)?);
+            values.extend(weights.f32_rows(tensor, *row..row + 1)?);
         }
         Ok(Sample { device, cols: tensor.cols, x: device.upload("sampled rows", &values)?, rows, values })
     }

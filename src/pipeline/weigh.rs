@@ -13,6 +13,7 @@ use super::sample::Sample;
 use super::slabs::{of_matrix, slabs};
 use crate::device::{Buffer, Device};
 use crate::graph::{LinearInput, Matrix, Tap};
+use crate::imatrix::Imatrix;
 use crate::kernels::encode::encode;
 use crate::kernels::row_error::row_error;
 use crate::kernels::weight::Weight;
@@ -24,7 +25,7 @@ use crate::rounding::feedback::Rounders;
 use crate::rounding::hessian::{self, HeldOut, Hessian, HessianTap, Texts, matrix, shrunk};
 use crate::rounding::{Method, SHRINK};
 use crate::sensitivity::Factor;
-use crate::source::Tensor;
+use crate::source::{Tensor, Weights};
 
 const EMBEDDING: &str = "token_embd.weight";
 
@@ -65,7 +66,7 @@ impl Tap for Weigher<'_> {
                 let tensor = self.inputs.model.require(&matrix.tensor)?;
                 let weighing = match weighings.entry(&tensor.name) {
                     Entry::Occupied(begun) => begun.into_mut(),
-                    Entry::Vacant(new) => new.insert(Weighing::new(self.device, self.inputs, tensor)?),
+                    Entry::Vacant(new) => new.insert(self.weighing(tensor)?),
                 };
                 if hessian.panels.iter().any(|panel| panel.tokens() == 0) {
                     continue;
@@ -98,13 +99,18 @@ impl<'a> Weigher<'a> {
         Weigher { device, inputs, hessians, quantizable, found: HashMap::new() }
     }
 
+    fn weighing(&self, tensor: &'a Tensor) -> Result<Weighing<'a>> {
+        let factors = self.inputs.sensitivities.factors.get(&tensor.name).map(Vec::as_slice);
+        Weighing::new(self.device, self.inputs.trials(), tensor, factors)
+    }
+
     /// The types of a tensor. What has no input, such as an embedding, is weighed here.
     pub(super) fn take(&mut self, name: &str) -> Result<Vec<Candidate>> {
         if let Some(candidates) = self.found.remove(name) {
             return Ok(candidates);
         }
         let tensor = self.inputs.model.require(name)?;
-        let mut weighing = Weighing::new(self.device, self.inputs, tensor)?;
+        let mut weighing = self.weighing(tensor)?;
         if name == EMBEDDING
             && let Some(judge) = self.embedding_judge(tensor)?
         {
@@ -155,10 +161,18 @@ struct Panel<'a> {
     rounders: Option<Rounders<'a>>,
 }
 
+/// What types are tried with.
+#[derive(Clone, Copy)]
+pub(super) struct Trials<'a> {
+    pub weights: &'a Weights,
+    pub imatrix: &'a Imatrix,
+    pub types: &'a [GgmlType],
+}
+
 /// A tensor while its types are weighed.
-struct Weighing<'a> {
+pub(super) struct Weighing<'a> {
     device: &'a Device,
-    inputs: &'a AnalysisInputs<'a>,
+    trials: Trials<'a>,
     tensor: &'a Tensor,
     /// None if nothing is known.
     factors: Option<&'a [Factor]>,
@@ -179,17 +193,22 @@ struct Measured {
 }
 
 impl<'a> Weighing<'a> {
-    fn new(device: &'a Device, inputs: &'a AnalysisInputs<'a>, tensor: &'a Tensor) -> Result<Self> {
-        let known = inputs.imatrix.known_importance(&tensor.name, tensor.cols, tensor.matrices());
+    /// Encodes all of `tensor` in every type.
+    pub(super) fn new(
+        device: &'a Device,
+        trials: Trials<'a>,
+        tensor: &'a Tensor,
+        factors: Option<&'a [Factor]>,
+    ) -> Result<Self> {
+        let known = trials.imatrix.known_importance(&tensor.name, tensor.cols, tensor.matrices());
         let may_have = |ty: GgmlType| known.is_some() || !needs_imatrix(&tensor.name, ty, Ftype::F16);
-        let factors = inputs.sensitivities.factors.get(&tensor.name).map(Vec::as_slice);
         let (mut exact, mut measured) = (Vec::new(), Vec::new());
         match factors {
             None => log::warn!("no sensitivity is known, so its type stays: `{}`", tensor.name),
             Some(factors) => {
-                exact = exact_types(inputs.model, tensor, &lossless::TYPES)?;
+                exact = exact_types(trials.weights, tensor, &lossless::TYPES)?;
                 let is_measured = |ty: &GgmlType| ty.fits(tensor.cols) && !exact.contains(ty) && may_have(*ty);
-                measured.extend(inputs.types.iter().copied().filter(is_measured).map(|ty| Measured {
+                measured.extend(trials.types.iter().copied().filter(is_measured).map(|ty| Measured {
                     candidate: blank(ty, tensor),
                     nats: vec![0.0; factors.len()],
                     sampled: vec![(0.0, 0.0); factors.len()],
@@ -197,7 +216,7 @@ impl<'a> Weighing<'a> {
             }
         }
         let weights = known.unwrap_or_else(|| vec![1.0; tensor.cols * tensor.matrices()]);
-        let mut weighing = Weighing { device, inputs, tensor, factors, weights, exact, measured };
+        let mut weighing = Weighing { device, trials, tensor, factors, weights, exact, measured };
         for rows in slabs(tensor) {
             weighing.encode_plainly(rows)?;
         }
@@ -217,7 +236,7 @@ impl<'a> Weighing<'a> {
             (columns != weights).then(|| device.upload("error weights", columns)).transpose()
         };
         let columns = factors.iter().map(of_factor).collect::<Result<Vec<_>>>()?;
-        let x = device.upload(&tensor.name, &self.inputs.model.f32_rows(tensor, rows.clone())?)?;
+        let x = device.upload(&tensor.name, &self.trials.weights.f32_rows(tensor, rows.clone())?)?;
         let errors = device.alloc("row errors", 2 * rows.len() * size_of::<f32>())?;
         for Measured { candidate, nats, .. } in &mut self.measured {
             let encoded = encode(device, candidate.ty, &x, &encode_weights, rows.len(), tensor.cols)?;
@@ -242,7 +261,7 @@ impl<'a> Weighing<'a> {
         let rows = tensor.matrix_rows(index);
         let weights = of_matrix(tensor, &self.weights, &rows);
         let most = SAMPLED_ROWS / tensor.matrices().min(SAMPLED_MATRICES);
-        let sample = Sample::new(device, self.inputs.model, tensor, rows.clone(), most)?;
+        let sample = Sample::new(device, self.trials.weights, tensor, rows.clone(), most)?;
         for Panel { cols, judges, rounders } in panels {
             let part = sample.columns(cols.clone())?;
             let importance = device.upload("importance", &weights[cols.clone()])?;
@@ -270,7 +289,7 @@ impl<'a> Weighing<'a> {
         Ok(())
     }
 
-    fn candidates(self) -> Vec<Candidate> {
+    pub(super) fn candidates(self) -> Vec<Candidate> {
         let Weighing { tensor, exact, measured, .. } = self;
         let ratio = |(real, plain)| if real > 0.0 && plain > 0.0 { real / plain } else { 1.0 };
         let found = measured.into_iter().map(|Measured { candidate, nats, sampled }| Candidate {

@@ -112,6 +112,13 @@ impl Plan {
         self
     }
 
+    /// The same plan, of which no KL is predicted: what it was made to keep small was in other units.
+    pub fn unpredicted(mut self) -> Plan {
+        self.tensors.values_mut().for_each(|tensor| tensor.predicted = None);
+        self.predicted_kld = None;
+        self
+    }
+
     /// Type of each tensor.
     pub fn assignments(&self) -> BTreeMap<String, GgmlType> {
         self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.ty)).collect()

@@ -10,6 +10,7 @@ mod hf;
 mod location;
 mod model_card;
 mod naming;
+mod opened;
 mod packed;
 mod rearranged;
 mod safetensors;
@@ -30,6 +31,7 @@ use crate::quant::GgmlType;
 pub(crate) use checkpoint::listing;
 pub use container::{Container, Stored};
 pub use location::{download_hint, folder_name};
+pub use opened::Opened;
 use weights::check_layers;
 pub use weights::{Tensor, Weights};
 
@@ -50,6 +52,40 @@ impl Deref for Model {
     }
 }
 
+/// The metadata key that says what the tensors are to be computed with.
+const ARCHITECTURE: &str = "general.architecture";
+
+impl Weights {
+    /// The name of the architecture; empty where the metadata do not tell.
+    pub fn architecture(&self) -> &str {
+        self.metadata.str(ARCHITECTURE).unwrap_or_default()
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensor(name).is_some()
+    }
+
+    /// The tensors that quantization changes.
+    pub fn quantizable(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter().filter(|tensor| may_quantize(&tensor.name, &tensor.dims, self.architecture()))
+    }
+
+    /// The quantized types among the weights that quantization would change, such as `Q4_K, Q6_K`; none in full precision. Weights
+    /// in floats are full precision whatever grid they lie on.
+    pub fn quantized_types(&self) -> Option<String> {
+        let types: BTreeSet<GgmlType> =
+            self.quantizable().map(|tensor| tensor.ty).filter(|ty| ty.is_quantized()).collect();
+        let names = types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ");
+        (!types.is_empty()).then_some(names)
+    }
+}
+
+/// The weights of a GGUF. Of a file that is something else, the error says what.
+fn gguf(path: &Path) -> Result<Weights> {
+    Weights::open(path).map_err(|error| location::not_a_gguf(path).unwrap_or(error))
+}
+
 /// What rotary frequencies may be divided by.
 const ROPE_FACTORS: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
 
@@ -62,12 +98,12 @@ impl Model {
         if path.is_dir() {
             return hf::open(path);
         }
-        Model::from_gguf(Weights::open(path).map_err(|error| location::not_a_gguf(path).unwrap_or(error))?)
+        Model::from_gguf(gguf(path)?)
     }
 
     fn from_gguf(weights: Weights) -> Result<Model> {
         let open = || -> Result<(Hparams, &'static dyn Family)> {
-            let family = arch::by_architecture(weights.metadata.require_str("general.architecture")?)?;
+            let family = arch::by_architecture(weights.metadata.require_str(ARCHITECTURE)?)?;
             let rows = |name: &str| weights.tensor(name).map(|tensor| tensor.rows);
             let hparams = family.hparams(&weights.metadata, &rows)?;
             check_layers(&hparams, weights.tensors.len())?;
@@ -84,27 +120,9 @@ impl Model {
         self.family.layer(&self.hparams, il, &|name| self.has_tensor(name))
     }
 
-    /// Whether the model has a tensor of this name.
-    pub fn has_tensor(&self, name: &str) -> bool {
-        self.tensor(name).is_some()
-    }
-
     /// The matrix that turns hidden states into logits.
     pub fn output_tensor(&self) -> &str {
         self.family.output(&|name| self.has_tensor(name))
-    }
-
-    /// The quantized types among the weights that quantization would change, such as `Q4_K, Q6_K`; none in full precision. Weights
-    /// in floats are full precision whatever grid they lie on.
-    pub fn quantized_types(&self) -> Option<String> {
-        let architecture = self.family.architecture();
-        let quantized = self
-            .tensors
-            .iter()
-            .filter(|tensor| tensor.ty.is_quantized() && may_quantize(&tensor.name, &tensor.dims, architecture));
-        let types: BTreeSet<GgmlType> = quantized.map(|tensor| tensor.ty).collect();
-        let names = types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ");
-        (!types.is_empty()).then_some(names)
     }
 
     /// What the angles of rotary embedding are divided by in sequences of this length, if the model has a tensor of it.

@@ -23,7 +23,7 @@ pub fn written(model: &Model, path: &Path, ty: impl Fn(usize) -> GgmlType) -> Mo
     let types: BTreeMap<String, GgmlType> =
         analysis.quantizable().enumerate().map(|(n, tensor)| (tensor.name.clone(), ty(n))).collect();
     let plan = Plan::new(&analysis, Target::Bpw(1.0), &types, Vec::new()).unwrap();
-    let inputs = FileInputs { model, plan: &plan, imatrix: None, rounding: None, metadata: &model.metadata };
+    let inputs = FileInputs { weights: model, plan: &plan, imatrix: None, rounding: None, metadata: &model.metadata };
     let file = write(&Device::cpu(), &inputs, path, &Silent).unwrap();
     file.finish().unwrap();
     Model::open(path).unwrap()
