@@ -34,6 +34,9 @@ pub(super) struct Scales {
     pub(super) block: [u64; 2],
 }
 
+/// Gives some of the bytes of a place.
+type ReadPart<'a> = dyn Fn(&Place, Range<u64>) -> Result<Vec<u8>> + 'a;
+
 /// Bytes of 32 codes, and of a block of MXFP4.
 const CODES: u64 = 16;
 const BLOCK: u64 = CODES + 1;
@@ -82,7 +85,7 @@ fn fp8_as_bf16(
     first: u64,
     cols: u64,
     scales: Option<&Scales>,
-    part: &dyn Fn(&Place, Range<u64>) -> Result<Vec<u8>>,
+    part: &ReadPart,
 ) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(2 * codes.len());
     let mut put = |value: f32| bytes.extend(half::bf16::from_f32(value).to_le_bytes());
