@@ -9,7 +9,7 @@ use crate::arch;
 
 /// A model, or all there is of one whose architecture has no forward pass here.
 pub enum Opened {
-    Model(Model),
+    Model(Box<Model>),
     /// From a GGUF.
     Weights(Weights),
 }
@@ -19,13 +19,13 @@ impl Opened {
     /// model of a known one.
     pub fn open(path: &Path) -> Result<Opened> {
         if path.is_dir() {
-            return Ok(Opened::Model(Model::open(path)?));
+            return Ok(Opened::Model(Box::new(Model::open(path)?)));
         }
         let weights = gguf(path)?;
         let is_unknown = !weights.architecture().is_empty() && arch::by_architecture(weights.architecture()).is_err();
         Ok(match is_unknown {
             true => Opened::Weights(weights),
-            false => Opened::Model(Model::from_gguf(weights)?),
+            false => Opened::Model(Box::new(Model::from_gguf(weights)?)),
         })
     }
 
