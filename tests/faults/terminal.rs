@@ -55,12 +55,20 @@ fn names_and_metadata_are_shown_and_do_nothing() {
     let json = assert_harmless(&["inspect", "--json"], &run(&["inspect", file, "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["tensors"][0]["name"], &json["metadata"]["general.name"]), (&EVIL.into(), &EVIL.into()));
-    // an error that names the architecture
     let refused = run(&["quantize", file, "--pure", "Q8_0", "--device", "cpu", "-o", "/nowhere/x"]);
     assert_harmless(&["quantize"], &refused);
+    // a report that names the architecture, which is as good as any other
     let out = folder.path().join("out.gguf");
+    let args = ["quantize", file, "--pure", "Q8_0", "--device", "cpu", "-vv", "-o", out.to_str().unwrap()];
+    for json in [&[][..], &["--json"]] {
+        let args = [&args[..], json].concat();
+        let made = run(&args);
+        assert_eq!(made.status.code(), Some(0), "{args:?}");
+        assert_harmless(&args, &made);
+    }
+    // errors that name it
     for args in [
-        vec!["quantize", file, "--pure", "Q8_0", "--device", "cpu", "-vv", "-o", out.to_str().unwrap()],
+        vec!["quantize", file, "--bpw", "4", "--rounds", "1", "--device", "cpu", "-o", out.to_str().unwrap()],
         vec!["kld", file, file, "--device", "cpu"],
         vec!["imatrix", "--merge", file, "-o", out.to_str().unwrap()],
     ] {
