@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 # a file beside this one has the name of the package
-sys.path.pop(0)
+sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 
 import llama_cpp
 import numpy as np
