@@ -110,6 +110,7 @@ fn stem(name: &str) -> Option<&str> {
 /// Layer matrices that read the same vector.
 const SHARED_INPUTS: &[&[&str]] = &[
     &["attn_q", "attn_k", "attn_v", "attn_qkv"],
+    &["attn_q_a", "attn_kv_a_mqa"],
     &["attn_gate", "ssm_ba", "attn_qkv"],
     &["ffn_gate", "ffn_up"],
     &["ffn_gate_exps", "ffn_up_exps", "ffn_gate_up_exps"],

@@ -80,13 +80,7 @@ fn halves(codes: &[u8; CODES as usize]) -> [u8; CODES as usize] {
 }
 
 /// Elements from number `first` on, in BF16.
-fn fp8_as_bf16(
-    codes: &[u8],
-    first: u64,
-    cols: u64,
-    scales: Option<&Scales>,
-    part: &ReadPart,
-) -> Result<Vec<u8>> {
+fn fp8_as_bf16(codes: &[u8], first: u64, cols: u64, scales: Option<&Scales>, part: &ReadPart) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(2 * codes.len());
     let mut put = |value: f32| bytes.extend(half::bf16::from_f32(value).to_le_bytes());
     let Some(Scales { place, ty, cols: scale_cols, block }) = scales else {
@@ -136,7 +130,7 @@ mod tests {
         // 3 x 4 weights in blocks of 2 x 2: file 0 holds codes, file 1 scales
         let files = [
             (0..12).map(|at| 0x38 + at).collect::<Vec<u8>>(),
-            vec![1f32, 2.0, 4.0, 8.0].iter().flat_map(|s| s.to_le_bytes()).collect(),
+            [1f32, 2.0, 4.0, 8.0].iter().flat_map(|s| s.to_le_bytes()).collect(),
         ];
         let read = |place: &Place| Ok(files[place.file][place.bytes.start as usize..place.bytes.end as usize].to_vec());
         let content = Place { file: 0, bytes: 0..12 };

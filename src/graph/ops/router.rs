@@ -46,9 +46,9 @@ impl Routing {
         order.sort_by(|a, b| worth[*b].total_cmp(&worth[*a]).then(scores[*b].total_cmp(&scores[*a])));
         let asked = &order[..self.used.min(order.len())];
         let sum: f32 = asked.iter().map(|expert| shares[*expert]).sum();
-        let scale = if self.normalizes { self.scale / sum.max(SMALLEST_SUM) } else { self.scale };
+        let whole = if self.normalizes { sum.max(SMALLEST_SUM) } else { 1.0 };
         let mut kept = vec![0.0; self.experts];
-        asked.iter().for_each(|expert| kept[*expert] = shares[*expert] * scale);
+        asked.iter().for_each(|expert| kept[*expert] = shares[*expert] / whole * self.scale);
         shares.copy_from_slice(&kept);
     }
 
