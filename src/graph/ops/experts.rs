@@ -40,15 +40,15 @@ struct Asking {
     rows: Rows,
     /// The same places with 1 for each.
     plain: Rows,
-    /// As often the place of the expert itself.
-    expert: Rows,
+    /// As often the place of the expert itself, where it has a row of biases.
+    expert: Option<Rows>,
     places: Vec<u32>,
     /// How many there are of each text.
     texts: Vec<usize>,
 }
 
 impl Asking {
-    fn of(batch: &Batch, shares: &[f32], expert: usize, count: usize) -> Result<Asking> {
+    fn of(batch: &Batch, shares: &[f32], expert: usize, count: usize, has_biases: bool) -> Result<Asking> {
         let device = batch.device;
         let column = shares.iter().skip(expert).step_by(count).enumerate();
         let (places, scales): (Vec<u32>, Vec<f32>) =
@@ -57,7 +57,7 @@ impl Asking {
         places.iter().for_each(|place| texts[*place as usize / batch.seq_len] += 1);
         let rows = Rows::upload(device, &places, &scales)?;
         let plain = rows.unscaled(device)?;
-        let expert = Rows::copies(device, expert as u32, places.len())?;
+        let expert = has_biases.then(|| Rows::copies(device, expert as u32, places.len())).transpose()?;
         Ok(Asking { rows, plain, expert, places, texts })
     }
 
@@ -93,7 +93,8 @@ impl Experts {
 
     fn asking(&self, batch: &Batch, shares: &Buffer) -> Result<Vec<Asking>> {
         let shares = batch.device.read_range::<f32>(shares, 0, batch.tokens() * self.count)?;
-        (0..self.count).map(|expert| Asking::of(batch, &shares, expert, self.count)).collect()
+        let has_biases = self.biases.iter().any(Option::is_some);
+        (0..self.count).map(|expert| Asking::of(batch, &shares, expert, self.count, has_biases)).collect()
     }
 
     /// Fills `room` but for y. The tap sees what the matrices read.
@@ -156,10 +157,10 @@ fn product(
     y: &Buffer,
 ) -> Result<()> {
     let (n, rows) = (asking.count(), part.rows.clone());
-    match biases {
+    match biases.zip(asking.expert.as_ref()) {
         None => matmul_rows(device, x, part, y, n, rows),
-        Some(biases) => {
-            gather_rows(device, biases, &asking.expert, y, rows.len())?;
+        Some((biases, expert)) => {
+            gather_rows(device, biases, expert, y, rows.len())?;
             matmul_rows_add(device, x, part, y, n, rows)
         }
     }
