@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, multiply};
-use super::{Call, Disjoint, exp, word};
+use super::{Call, Disjoint, exp, tanh, word};
 use crate::device::{Buffer, Device};
 
 /// Queries and keys of one tile of the twins.
@@ -320,10 +320,4 @@ fn soften(row: &mut [f32], seen: Range<usize>, scale: f32, largest: &mut f32, to
     *total = *total * shrink + row.iter().sum::<f32>();
     *largest = highest;
     shrink
-}
-
-/// Without ever making an infinity, however large x.
-fn tanh(x: f32) -> f32 {
-    let small = exp(-2.0 * x.abs());
-    ((1.0 - small) / (1.0 + small)).copysign(x)
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-use super::{Call, ELEMENTS_PER_GROUP, exp, word};
+use super::{Call, ELEMENTS_PER_GROUP, tanh, word};
 use crate::device::{Buffer, Device};
 
 /// z becomes scale z, and that softcap tanh(scale z / softcap).
@@ -30,11 +30,7 @@ impl LogitShape {
 
     fn shaped(self, z: f32) -> f32 {
         let scaled = self.scale * z;
-        self.softcap.map_or(scaled, |cap| {
-            // tanh, without ever making an infinity
-            let small = exp(-2.0 * (scaled / cap).abs());
-            cap * ((1.0 - small) / (1.0 + small)).copysign(scaled)
-        })
+        self.softcap.map_or(scaled, |cap| cap * tanh(scaled / cap))
     }
 
     /// What a change of z does to what it has become.

@@ -101,6 +101,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     (tail * r * r + r + 1.0) * power
 }
 
+/// tanh(x), without ever making an infinity, however large x.
+pub(crate) fn tanh(x: f32) -> f32 {
+    let small = exp(-2.0 * x.abs());
+    ((1.0 - small) / (1.0 + small)).copysign(x)
+}
+
 /// Invocations and elements of one workgroup of the elementwise kernels.
 pub(crate) const ELEMENTS_PER_GROUP: usize = 1024;
 
