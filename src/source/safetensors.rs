@@ -85,41 +85,33 @@ impl SafetensorsContainer {
         let plain: HashMap<&str, usize> =
             self.stored.iter().enumerate().map(|(index, stored)| (stored.name.as_str(), index)).collect();
         let mut scales_in_use: BTreeSet<usize> = BTreeSet::new();
-        let mut packings = Vec::new();
-        for (index, dtype) in self.stored.iter().map(|stored| self.odd.get(&stored.name)).enumerate() {
-            let stored = &self.stored[index];
-            let packing = match dtype {
-                None => Packing::None,
+        // of each tensor, in their order
+        let mut packings: Vec<Option<Packing>> = Vec::new();
+        for stored in &self.stored {
+            packings.push(match self.odd.get(&stored.name) {
+                None => Some(Packing::None),
                 Some(Dtype::U8) => {
                     let scales = self.bytes.get(&stored.name.replace(CODES, SCALES));
                     let blocks = stored.dims.iter().product::<u64>() / 32;
-                    match scales.filter(|place| place.bytes.end - place.bytes.start == blocks) {
-                        Some(scales) => Packing::Mxfp4 { scales: scales.clone() },
-                        None => continue,
-                    }
+                    let scales = scales.filter(|place| place.bytes.end - place.bytes.start == blocks);
+                    scales.map(|scales| Packing::Mxfp4 { scales: scales.clone() })
                 }
                 Some(_) => {
                     let names = [format!("{}_scale_inv", stored.name), format!("{}_scale", stored.name)];
                     let scales = names.iter().find_map(|name| plain.get(name.as_str()));
                     scales_in_use.extend(scales);
                     let scales = scales.map(|&at| self.scales(&stored.dims, at)).transpose()?;
-                    Packing::Fp8 { cols: stored.dims.first().copied().unwrap_or(1), scales }
+                    Some(Packing::Fp8 { cols: stored.dims.first().copied().unwrap_or(1), scales })
                 }
-            };
-            packings.push((index, packing));
+            });
         }
-        let packed: Vec<String> = packings.iter().map(|(index, _)| self.stored[*index].name.clone()).collect();
-        let mut packings: HashMap<usize, Packing> = packings.into_iter().collect();
-        let (stored, places) = (std::mem::take(&mut self.stored), std::mem::take(&mut self.places));
-        for (index, (stored, (place, _))) in stored.into_iter().zip(places).enumerate() {
-            if let Some(packing) = packings.remove(&index).filter(|_| !scales_in_use.contains(&index)) {
-                self.stored.push(stored);
-                self.places.push((place, packing));
-            }
-        }
-        for name in packed {
-            self.odd.remove(&name);
-            self.odd.remove(&name.replace(CODES, SCALES));
+        let all = std::mem::take(&mut self.stored).into_iter().zip(std::mem::take(&mut self.places));
+        for (index, ((stored, (place, _)), packing)) in all.zip(packings).enumerate() {
+            let Some(packing) = packing.filter(|_| !scales_in_use.contains(&index)) else { continue };
+            self.odd.remove(&stored.name);
+            self.odd.remove(&stored.name.replace(CODES, SCALES));
+            self.stored.push(stored);
+            self.places.push((place, packing));
         }
         Ok(())
     }
