@@ -390,16 +390,7 @@ impl Keys<'_> {
 
 /// The value of a non-empty array whose items are all the same whole number.
 fn equal_items(array: &Array) -> Option<u64> {
-    fn same<T: Copy + PartialEq>(items: &[T]) -> Option<T> {
-        let first = *items.first()?;
-        items.iter().all(|&item| item == first).then_some(first)
-    }
-    match array {
-        Array::U32(items) => same(items).map(u64::from),
-        Array::I32(items) => same(items).and_then(|item| item.try_into().ok()),
-        Array::U64(items) => same(items),
-        Array::I64(items) => same(items).and_then(|item| item.try_into().ok()),
-        Array::U16(items) => same(items).map(u64::from),
-        _ => None,
-    }
+    let items = array.whole_numbers()?;
+    let first = *items.first()?;
+    items.iter().all(|&item| item == first).then_some(first)?.try_into().ok()
 }

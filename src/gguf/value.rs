@@ -232,6 +232,21 @@ impl Value {
 }
 
 impl Array {
+    /// The items of an array of whole numbers, of a type that llama.cpp's tools write.
+    pub fn whole_numbers(&self) -> Option<Vec<i128>> {
+        fn wide<T: Copy + Into<i128>>(items: &[T]) -> Option<Vec<i128>> {
+            Some(items.iter().map(|&item| item.into()).collect())
+        }
+        match self {
+            Array::U16(items) => wide(items),
+            Array::U32(items) => wide(items),
+            Array::I32(items) => wide(items),
+            Array::U64(items) => wide(items),
+            Array::I64(items) => wide(items),
+            _ => None,
+        }
+    }
+
     fn type_id(&self) -> u32 {
         match self {
             Array::U8(_) => 0,

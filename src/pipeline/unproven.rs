@@ -17,7 +17,7 @@ use super::weigh::{Trials, Weighing};
 use super::{FileInputs, Provenance, output_metadata, write};
 use crate::arch::tensor_class::{Class, layer_index};
 use crate::device::Device;
-use crate::gguf::{Array, Value};
+use crate::gguf::Value;
 use crate::imatrix::Imatrix;
 use crate::imatrix::fit::needs_importance;
 use crate::plan::{Analysis, Constraints, ModelShape, Target, solve_near};
@@ -204,22 +204,10 @@ fn worth(weights: &Weights, tensor: &Tensor, energy: f64) -> f64 {
 /// What llama.cpp's rules ask of the model, from its metadata. Layers are counted where no key says how many there are.
 fn shape(weights: &Weights) -> Result<ModelShape> {
     let number = |key: &str| match weights.metadata.get(key)? {
-        Value::Array(array) => first(array),
+        Value::Array(array) => array.whole_numbers()?.first().and_then(|&number| number.try_into().ok()),
         _ => weights.metadata.u32(key),
     };
     let layers = || weights.tensors.iter().filter_map(|tensor| layer_index(&tensor.name)).max();
     let counted = |key: &str| key.ends_with(".block_count").then(|| layers().map_or(0, |last| last as u32 + 1));
     ModelShape::from_keys(weights.architecture(), |key| number(key).or_else(|| counted(key)))
-}
-
-/// The first of an array of whole numbers.
-fn first(array: &Array) -> Option<u32> {
-    match array {
-        Array::U32(items) => items.first().copied(),
-        Array::I32(items) => items.first().and_then(|item| (*item).try_into().ok()),
-        Array::U64(items) => items.first().and_then(|item| (*item).try_into().ok()),
-        Array::I64(items) => items.first().and_then(|item| (*item).try_into().ok()),
-        Array::U16(items) => items.first().copied().map(u32::from),
-        _ => None,
-    }
 }
