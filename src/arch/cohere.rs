@@ -1,7 +1,7 @@
 //! Command R7B (Cohere 2): attention and feed-forward read the same layer norm, side by side; three layers with a window and
 //! rotation for each one with neither.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::hparams::{Keys, Layers};
@@ -55,12 +55,7 @@ impl Family for Cohere2 {
     }
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
-        let refuse = |key: &str| -> Result<()> {
-            bail!(
-                "this `{key}` is not supported for Cohere 2, llama.cpp has no key for it: `{}`",
-                config.path().display()
-            )
-        };
+        let refuse = |key| keys::refuse(config, "Cohere 2", key);
         if !keys::has_usual_windows(config, PATTERN) {
             refuse("layer_types")?;
         }

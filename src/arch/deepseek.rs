@@ -10,6 +10,7 @@ use super::keys::{self, Defaults};
 use super::layout::{self, Join, Layout};
 use super::names::{self, Names};
 use super::rope::Scaling;
+use super::tensor_class::in_layer;
 use super::{Family, HfConfig, Hparams, Transform, experts};
 use crate::gguf::Metadata;
 use crate::graph::ops::{Attend, Rotate};
@@ -130,9 +131,9 @@ impl Family for DeepSeek2 {
     fn transform(&self, hparams: &Hparams, gguf_name: &str) -> Transform {
         let Some(mla) = hparams.mla else { return Transform::None };
         let period = mla.plain + mla.value;
-        match gguf_name.splitn(3, '.').nth(2) {
-            Some("attn_k_b.weight") => Transform::Transposed { step: 1, first: 0, period },
-            Some("attn_v_b.weight") => Transform::CutRows { period, first: mla.plain, count: mla.value },
+        match in_layer(gguf_name) {
+            "attn_k_b.weight" => Transform::Transposed { step: 1, first: 0, period },
+            "attn_v_b.weight" => Transform::CutRows { period, first: mla.plain, count: mla.value },
             _ => Transform::None,
         }
     }

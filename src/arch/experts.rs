@@ -106,6 +106,17 @@ pub(super) fn counts(architecture: &str, config: &HfConfig, metadata: &mut Metad
     Ok(())
 }
 
+/// Fails where some layers have no experts: llama.cpp has no key for it. `refuse` says that something is not supported.
+pub(super) fn check_all_layers(config: &HfConfig, refuse: &dyn Fn(&str) -> Result<()>) -> Result<()> {
+    if config.u32("decoder_sparse_step")?.unwrap_or(1) != 1 {
+        refuse("this `decoder_sparse_step`")?;
+    }
+    if config.get("mlp_only_layers").is_some_and(|layers| layers.as_array().is_none_or(|layers| !layers.is_empty())) {
+        refuse("`mlp_only_layers`")?;
+    }
+    Ok(())
+}
+
 /// What the experts add to the residual stream, the shared one among them, which may have a gate.
 pub(super) fn feed_forward(layer: &mut Builder, normed: Value, mixture: &Mixture, layout: &Layout) -> Value {
     let scores = layer.linear(normed, ROUTER, mixture.routing.experts);

@@ -1,12 +1,12 @@
 //! Gemma 2: norms before and behind both halves of a layer, soft caps on scores and logits, a window in every second layer.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::{Layout, Norms};
-use super::{Family, HfConfig, Hparams, Transform, names};
+use super::{Family, HfConfig, Hparams, Transform, gemma, names};
 use crate::gguf::Metadata;
 use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
@@ -22,9 +22,8 @@ const LAYOUT: Layout = Layout {
 };
 
 /// transformers' defaults: `Gemma2Config`.
-const DEFAULTS: Defaults = Defaults { context: 8192, kv_heads: Some(4), head_dim: Some(HEAD_DIM), ..Defaults::USUAL };
-const HEAD_DIM: u32 = 256;
-const SCALED_BY: u32 = 256;
+const DEFAULTS: Defaults =
+    Defaults { context: 8192, kv_heads: Some(4), head_dim: Some(gemma::HEAD_DIM), ..Defaults::USUAL };
 const WINDOW: u32 = 4096;
 const SCORE_CAP: f64 = 50.0;
 const LOGIT_CAP: f64 = 30.0;
@@ -36,20 +35,11 @@ const LAYERS_OF_27B: usize = 46;
 impl Gemma2 {
     /// Fails on a config that llama.cpp would run in another way: it has no keys for these.
     fn check(&self, config: &HfConfig) -> Result<()> {
-        let refuse = |key: &str| -> Result<()> {
-            bail!(
-                "this `{key}` is not supported for Gemma 2, llama.cpp has no key for it: `{}`",
-                config.path().display()
-            )
-        };
+        let refuse = |key| keys::refuse(config, "Gemma 2", key);
         if !keys::has_usual_windows(config, PATTERN) {
             refuse("layer_types")?;
         }
-        let scaled_by = match config.size("num_hidden_layers")? as usize {
-            LAYERS_OF_27B => config.size("hidden_size")? / config.size("num_attention_heads")?,
-            _ => keys::head_dim(config, &DEFAULTS)?,
-        };
-        if config.f64("query_pre_attn_scalar")?.unwrap_or(SCALED_BY.into()) != f64::from(scaled_by) {
+        if !gemma::has_usual_scale(config, &DEFAULTS, LAYERS_OF_27B)? {
             refuse("query_pre_attn_scalar")?;
         }
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
@@ -111,7 +101,7 @@ impl Family for Gemma2 {
     }
 
     fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
-        if gguf_name.ends_with("norm.weight") { Transform::AddOne } else { Transform::None }
+        gemma::transform(gguf_name)
     }
 
     fn complete(&self, hparams: &mut Hparams, keys: &Keys) -> Result<()> {
@@ -120,10 +110,7 @@ impl Family for Gemma2 {
         hparams.unwindowed.get_or_insert(Layers::Each(PATTERN));
         hparams.attention_softcap = Some(keys.f32_or("attn_logit_softcapping", SCORE_CAP as f32)?);
         hparams.logits.softcap = Some(keys.f32_or("final_logit_softcapping", LOGIT_CAP as f32)?);
-        hparams.embedding_scale = (hparams.n_embd as f32).sqrt();
-        if hparams.n_layer == LAYERS_OF_27B {
-            hparams.attention_scale = 1.0 / ((hparams.n_embd / hparams.n_head) as f32).sqrt();
-        }
+        gemma::complete(hparams, LAYERS_OF_27B);
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! Gemma 3, text: norms before and behind both halves of a layer, five layers with a window for each one without.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::{HeadNorms, Layout, Norms};
-use super::{Family, HfConfig, Hparams, Transform, names};
+use super::{Family, HfConfig, Hparams, Transform, gemma, names};
 use crate::gguf::Metadata;
 use crate::kernels::glu::Activation;
 use crate::kernels::rope::RopeStyle;
@@ -31,24 +31,17 @@ const LAYERS_OF_27B: usize = 62;
 const DEFAULTS: Defaults = Defaults {
     context: 131_072,
     kv_heads: Some(4),
-    head_dim: Some(HEAD_DIM),
+    head_dim: Some(gemma::HEAD_DIM),
     theta: 1_000_000.0,
     local_theta: Some(LOCAL_THETA),
     ..Defaults::USUAL
 };
-const HEAD_DIM: u32 = 256;
-const SCALED_BY: u32 = 256;
 const LOCAL_THETA: f64 = 10_000.0;
 
 impl Gemma3 {
     /// Fails on a config that llama.cpp would run in another way: it has no keys for these.
     fn check(&self, config: &HfConfig) -> Result<()> {
-        let refuse = |key: &str| -> Result<()> {
-            bail!(
-                "this `{key}` is not supported for Gemma 3, llama.cpp has no key for it: `{}`",
-                config.path().display()
-            )
-        };
+        let refuse = |key| keys::refuse(config, "Gemma 3", key);
         for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
             config.f64(key)?.map_or(Ok(()), |_| refuse(key))?;
         }
@@ -61,12 +54,7 @@ impl Gemma3 {
         if !keys::has_usual_windows(config, PATTERN as usize) {
             refuse("layer_types")?;
         }
-        let (layers, heads) = (config.size("num_hidden_layers")? as usize, config.size("num_attention_heads")?);
-        let scaled_by = match layers {
-            LAYERS_OF_27B => config.size("hidden_size")? / heads,
-            _ => config.size_or("head_dim", HEAD_DIM)?,
-        };
-        if config.f64("query_pre_attn_scalar")?.unwrap_or(SCALED_BY.into()) != f64::from(scaled_by) {
+        if !gemma::has_usual_scale(config, &DEFAULTS, LAYERS_OF_27B)? {
             refuse("query_pre_attn_scalar")?;
         }
         Ok(())
@@ -103,7 +91,7 @@ impl Family for Gemma3 {
     }
 
     fn transform(&self, _: &Hparams, gguf_name: &str) -> Transform {
-        if gguf_name.ends_with("norm.weight") { Transform::AddOne } else { Transform::None }
+        gemma::transform(gguf_name)
     }
 
     fn complete(&self, hparams: &mut Hparams, _: &Keys) -> Result<()> {
@@ -111,10 +99,7 @@ impl Family for Gemma3 {
         hparams.unwindowed.get_or_insert(Layers::Each(PATTERN as usize));
         let local = hparams.rope.local(LOCAL_THETA as f32);
         hparams.local_rope.get_or_insert(local);
-        hparams.embedding_scale = (hparams.n_embd as f32).sqrt();
-        if hparams.n_layer == LAYERS_OF_27B {
-            hparams.attention_scale = 1.0 / ((hparams.n_embd / hparams.n_head) as f32).sqrt();
-        }
+        gemma::complete(hparams, LAYERS_OF_27B);
         Ok(())
     }
 }

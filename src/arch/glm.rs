@@ -15,12 +15,6 @@ use crate::kernels::rope::RopeStyle;
 /// The share of a head that rotates, where config.json does not say.
 const PART: f64 = 0.5;
 
-/// Elements of a head that rotate.
-fn rotated(config: &HfConfig, defaults: &Defaults) -> Result<u32> {
-    let part = config.rope(defaults.context)?.part.unwrap_or(PART);
-    Ok((part * f64::from(keys::head_dim(config, defaults)?)) as u32)
-}
-
 pub(super) struct Glm4;
 
 const LAYOUT: Layout = Layout {
@@ -61,24 +55,16 @@ impl Family for Glm4 {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let mut metadata = keys::common(self.architecture(), config, &DEFAULTS, &LAYOUT, file_type)?;
-        metadata.set("glm4.rope.dimension_count", rotated(config, &DEFAULTS)?);
+        metadata.set("glm4.rope.dimension_count", keys::rotated(config, &DEFAULTS, PART)?);
         Ok(metadata)
     }
 }
 
 pub(super) struct Glm4Moe;
 
-/// The norm before the feed-forward half has another name than elsewhere.
-const FFN_NORM: &str = "post_attention_norm";
 const MOE_LAYOUT: Layout = Layout {
-    names: &[
-        &[("attn_norm", "input_layernorm"), (FFN_NORM, "post_attention_layernorm")],
-        names::ATTENTION,
-        names::GATED_MLP,
-        experts::SHARED,
-        experts::CORRECTION,
-    ],
-    norms: Norms { ffn: Some(FFN_NORM), ..Norms::BEFORE },
+    names: &[names::NORMS_BEFORE_AS_POST, names::ATTENTION, names::GATED_MLP, experts::SHARED, experts::CORRECTION],
+    norms: Norms::BEFORE_AS_POST,
     head_norms: HeadNorms::HeadsIfThere,
     partial_rope: true,
     experts: Some(&experts::MLP_EXPERTS),
@@ -107,7 +93,7 @@ impl Family for Glm4Moe {
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
         let mut metadata = keys::common(self.architecture(), config, &MOE_DEFAULTS, &MOE_LAYOUT, file_type)?;
-        metadata.set("glm4moe.rope.dimension_count", rotated(config, &MOE_DEFAULTS)?);
+        metadata.set("glm4moe.rope.dimension_count", keys::rotated(config, &MOE_DEFAULTS, PART)?);
         let counts = [
             ("expert_feed_forward_length", "moe_intermediate_size", 1408),
             ("expert_shared_count", "n_shared_experts", 1),

@@ -1,12 +1,13 @@
 //! gpt-oss: biases everywhere, sinks in attention, a window in every second layer, experts with a bounded activation.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::hparams::{Keys, Layers};
 use super::keys::{self, Defaults};
 use super::layout::{Layout, Norms};
 use super::names::{self, Names};
+use super::tensor_class::in_layer;
 use super::{Family, HfConfig, Hparams, Transform, experts};
 use crate::gguf::Metadata;
 use crate::kernels::glu::Activation;
@@ -15,16 +16,14 @@ use crate::kernels::rope::RopeStyle;
 pub(super) struct GptOss;
 
 const ARCHITECTURE: &str = "gpt-oss";
-/// The norm before the feed-forward half has another name than elsewhere.
-const FFN_NORM: &str = "post_attention_norm";
 const LAYOUT: Layout = Layout {
     names: &[
-        &[("attn_norm", "input_layernorm"), (FFN_NORM, "post_attention_layernorm")],
+        names::NORMS_BEFORE_AS_POST,
         names::ATTENTION,
         &[("attn_sinks.weight", "self_attn.sinks"), ("ffn_gate_inp", "mlp.router")],
         EXPERTS,
     ],
-    norms: Norms { ffn: Some(FFN_NORM), ..Norms::BEFORE },
+    norms: Norms::BEFORE_AS_POST,
     activation: Activation::ClampedSwiglu,
     sinks: true,
     experts: Some(&experts::FUSED),
@@ -75,12 +74,7 @@ impl Family for GptOss {
     }
 
     fn metadata(&self, config: &HfConfig, file_type: u32) -> Result<Metadata> {
-        let refuse = |key: &str| -> Result<()> {
-            bail!(
-                "this `{key}` is not supported for gpt-oss, llama.cpp has no key for it: `{}`",
-                config.path().display()
-            )
-        };
+        let refuse = |key| keys::refuse(config, "gpt-oss", key);
         if !keys::has_usual_windows(config, PATTERN) {
             refuse("layer_types")?;
         }
@@ -100,7 +94,7 @@ impl Family for GptOss {
             true => Transform::EachColumn { step: 2, first },
             false => Transform::Transposed { step: 2, first, period: hparams.n_embd },
         };
-        match gguf_name.splitn(3, '.').nth(2).unwrap_or_default() {
+        match in_layer(gguf_name) {
             name if name.starts_with("ffn_gate_exps.") => turns(0),
             name if name.starts_with("ffn_up_exps.") => turns(1),
             "ffn_down_exps.weight" => {

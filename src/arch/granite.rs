@@ -7,6 +7,7 @@ use super::keys::Defaults;
 use super::layout::Layout;
 use super::llama::{self, paired};
 use super::names::{self, Names};
+use super::tensor_class::in_layer;
 use super::{Extra, Family, HfConfig, Hparams, Transform, experts};
 use crate::gguf::Metadata;
 use crate::kernels::rope::RopeStyle;
@@ -82,11 +83,11 @@ impl Family for Granite {
         let Some(mixture) = &hparams.mixture else { return paired(hparams, gguf_name) };
         let half =
             |second: usize, width: usize| Transform::CutRows { period: 2 * width, first: second * width, count: width };
-        match gguf_name.splitn(3, '.').nth(2) {
-            Some("ffn_gate_exps.weight") => half(0, mixture.n_ff),
-            Some("ffn_up_exps.weight") => half(1, mixture.n_ff),
-            Some("ffn_gate_shexp.weight") => half(0, mixture.shared_ff.unwrap_or(1)),
-            Some("ffn_up_shexp.weight") => half(1, mixture.shared_ff.unwrap_or(1)),
+        match in_layer(gguf_name) {
+            "ffn_gate_exps.weight" => half(0, mixture.n_ff),
+            "ffn_up_exps.weight" => half(1, mixture.n_ff),
+            "ffn_gate_shexp.weight" => half(0, mixture.shared_ff.unwrap_or(1)),
+            "ffn_up_shexp.weight" => half(1, mixture.shared_ff.unwrap_or(1)),
             _ => paired(hparams, gguf_name),
         }
     }

@@ -109,6 +109,17 @@ pub(super) fn head_dim(config: &HfConfig, defaults: &Defaults) -> Result<u32> {
     config.size_or("head_dim", defaults.head_dim.unwrap_or(shared))
 }
 
+/// Elements of a head that rotate, where a share of `usual` does unless config.json says so.
+pub(super) fn rotated(config: &HfConfig, defaults: &Defaults, usual: f64) -> Result<u32> {
+    let part = config.rope(defaults.context)?.part.unwrap_or(usual);
+    Ok((part * f64::from(head_dim(config, defaults)?)) as u32)
+}
+
+/// Fails on a setting for which llama.cpp has no key, and which it would therefore run in another way.
+pub(super) fn refuse(config: &HfConfig, family: &str, key: &str) -> Result<()> {
+    bail!("this `{key}` is not supported for {family}, llama.cpp has no key for it: `{}`", config.path().display())
+}
+
 fn rope_metadata(architecture: &str, rope: &HfRope, metadata: &mut Metadata) {
     let name = |key: &str| format!("{architecture}.rope.{key}");
     match &rope.scaling {

@@ -48,6 +48,8 @@ pub(super) struct Norms {
 impl Norms {
     pub(super) const BEFORE: Norms =
         Norms { attn: Some("attn_norm"), behind_attn: None, ffn: Some("ffn_norm"), behind_ffn: None };
+    /// The same where the one before the feed-forward half has another name.
+    pub(super) const BEFORE_AS_POST: Norms = Norms { ffn: Some("post_attention_norm"), ..Norms::BEFORE };
     pub(super) const BEHIND: Norms =
         Norms { attn: None, behind_attn: Some("post_attention_norm"), ffn: None, behind_ffn: Some("post_ffw_norm") };
     pub(super) const AROUND: Norms = Norms { attn: Norms::BEFORE.attn, ffn: Norms::BEFORE.ffn, ..Norms::BEHIND };

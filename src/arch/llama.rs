@@ -146,10 +146,7 @@ impl Family for SmolLm3 {
         let interval = config.u32("no_rope_layer_interval")?.filter(|_| listed.is_empty());
         let is_other = interval.is_some_and(|interval| interval != UNROTATED as u32);
         if is_other || !listed.iter().enumerate().all(is_usual) {
-            bail!(
-                "this `no_rope_layers` is not supported for SmolLM3, llama.cpp has no key for it: `{}`",
-                config.path().display()
-            );
+            keys::refuse(config, "SmolLM3", "no_rope_layers")?;
         }
         if config.bool("use_sliding_window")?.unwrap_or(false) {
             bail!("`use_sliding_window` is not supported for SmolLM3: `{}`", config.path().display());

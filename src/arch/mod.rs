@@ -6,6 +6,7 @@
 mod cohere;
 mod deepseek;
 mod experts;
+mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm;

@@ -25,6 +25,10 @@ const GLOBAL: Names = &[
 /// Norms before each half of a layer.
 pub(super) const NORMS_BEFORE: Names = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
 
+/// The same where the one before the feed-forward half has another name.
+pub(super) const NORMS_BEFORE_AS_POST: Names =
+    &[("attn_norm", "input_layernorm"), ("post_attention_norm", "post_attention_layernorm")];
+
 /// Norms before and behind each half.
 pub(super) const NORMS_AROUND: Names = &[
     ("attn_norm", "input_layernorm"),

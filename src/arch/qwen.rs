@@ -69,14 +69,7 @@ impl Qwen {
         if self.layout.experts.is_none() {
             return Ok(());
         }
-        // llama.cpp has no key for these
-        if config.u32("decoder_sparse_step")?.unwrap_or(1) != 1 {
-            refuse("this `decoder_sparse_step`")?;
-        }
-        if config.get("mlp_only_layers").is_some_and(|layers| layers.as_array().is_none_or(|layers| !layers.is_empty()))
-        {
-            refuse("`mlp_only_layers`")?;
-        }
+        experts::check_all_layers(config, &refuse)?;
         let normalizes = config.bool("norm_topk_prob")?.unwrap_or(false);
         if normalizes == self.layout.shared_gate {
             refuse(&format!("`norm_topk_prob` of {normalizes}"))?;

@@ -9,6 +9,7 @@ use super::keys::{self, Defaults};
 use super::layout::{HeadNorms, Layout, Norms};
 use super::linear::{self, LinearAttention};
 use super::names;
+use super::tensor_class::in_layer;
 use super::{Family, HfConfig, Hparams, Transform, experts};
 use crate::gguf::Metadata;
 use crate::kernels::rope::RopeStyle;
@@ -16,16 +17,9 @@ use crate::kernels::rope::RopeStyle;
 pub(super) struct Qwen3Next;
 
 const ARCHITECTURE: &str = "qwen3next";
-/// The norm before the feed-forward half has another name than elsewhere.
-const FFN_NORM: &str = "post_attention_norm";
 const LAYOUT: Layout = Layout {
-    names: &[
-        &[("attn_norm", "input_layernorm"), (FFN_NORM, "post_attention_layernorm")],
-        names::ATTENTION,
-        linear::NAMES,
-        experts::SHARED_WITH_GATE,
-    ],
-    norms: Norms { ffn: Some(FFN_NORM), ..Norms::BEFORE },
+    names: &[names::NORMS_BEFORE_AS_POST, names::ATTENTION, linear::NAMES, experts::SHARED_WITH_GATE],
+    norms: Norms::BEFORE_AS_POST,
     head_norms: HeadNorms::Heads,
     partial_rope: true,
     gated_q: true,
@@ -74,9 +68,7 @@ impl Family for Qwen3Next {
         }
         let interval = config.size_or("full_attention_interval", 4)?;
         metadata.set(format!("{ARCHITECTURE}.full_attention_interval"), interval);
-        let part = config.rope(DEFAULTS.context)?.part.unwrap_or(PART);
-        let rotated = (part * f64::from(keys::head_dim(config, &DEFAULTS)?)) as u32;
-        metadata.set(format!("{ARCHITECTURE}.rope.dimension_count"), rotated);
+        metadata.set(format!("{ARCHITECTURE}.rope.dimension_count"), keys::rotated(config, &DEFAULTS, PART)?);
         Ok(metadata)
     }
 
@@ -87,7 +79,7 @@ impl Family for Qwen3Next {
         let counts = [heads.key_dim, heads.key_dim, shared];
         let first = counts.iter().sum();
         let period = first + shared;
-        match gguf_name.splitn(3, '.').nth(2).unwrap_or(gguf_name) {
+        match in_layer(gguf_name) {
             "attn_qkv.weight" => Transform::SortedRows { period, counts },
             "attn_gate.weight" => Transform::CutRows { period, first, count: shared },
             "ssm_conv1d.weight" => Transform::Squeezed,
@@ -114,12 +106,7 @@ impl Family for Qwen3Next {
 fn check(config: &HfConfig) -> Result<()> {
     let refuse =
         |what: &str| -> Result<()> { bail!("{what} is not supported for Qwen3-Next: `{}`", config.path().display()) };
-    if config.u32("decoder_sparse_step")?.unwrap_or(1) != 1 {
-        refuse("this `decoder_sparse_step`")?;
-    }
-    if config.get("mlp_only_layers").is_some_and(|layers| layers.as_array().is_none_or(|layers| !layers.is_empty())) {
-        refuse("`mlp_only_layers`")?;
-    }
+    experts::check_all_layers(config, &refuse)?;
     if !config.bool("norm_topk_prob")?.unwrap_or(true) {
         refuse("`norm_topk_prob` of false")?;
     }

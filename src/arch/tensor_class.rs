@@ -54,11 +54,15 @@ pub fn layer_index(name: &str) -> Option<usize> {
 
 /// `blk.3.attn_q.weight` and `blk.4.attn_q.weight` are both `attn_q`.
 pub fn class_name(name: &str) -> &str {
-    let inner = match layer_index(name) {
+    in_layer(name).trim_end_matches(".weight")
+}
+
+/// The name without `blk.N.`; the whole of one outside the layers.
+pub fn in_layer(name: &str) -> &str {
+    match layer_index(name) {
         Some(_) => name.splitn(3, '.').nth(2).unwrap_or(name),
         None => name,
-    };
-    inner.trim_end_matches(".weight")
+    }
 }
 
 /// First and last layer of a band.
